@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One copy of one replicated log: DESIGN section 6, Raft's log rules (Ongaro &
+ * Ousterhout, "In Search of an Understandable Consensus Algorithm", 2014,
+ * section 5.3 and 5.4) with epochs that are decided outside: by the controller's
+ * seals for a partition, by an election (cluster/election.h) for the metadata
+ * group. The same core serves both.
+ *
+ * Pure: each call is one event; what is to be done comes back as effects, to be
+ * carried out in order. No call blocks, none looks at a clock; `now` is
+ * CLOCK_BOOTTIME. One thread.
+ *
+ * Syncing. WRITE, TRUNCATE and PROMISE effects go to the journal in their order.
+ * After handing a turn to the journal the owner notes replica_mark(); when that
+ * turn is written (or synced) it calls replica_stored() with the mark. The core
+ * itself keeps every answer that asserts something (appended, sealed, commit,
+ * activated) back until the mark it depends on is stored: a SEND effect may be
+ * sent at once.
+ *
+ * Turns. Proposals and answers only queue; replica_pump(), once a turn, emits
+ * the APPEND sends, so that one frame a peer carries a turn's work.
+ */
+#ifndef MAILROOM_REPLICA_REPLICA_H
+#define MAILROOM_REPLICA_REPLICA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/entry.h"
+#include "base/err.h"
+#include "base/units.h"
+
+/* The identity of one journal (64 random bits drawn when its folder is made): a
+ * wiped disk is another member. 0 is nobody. */
+typedef uint64_t member_t;
+
+enum {
+    REPLICA_SET_MAX = 7,                  /* voters of one set */
+    REPLICA_APPEND_BYTES_MAX = 1048576,   /* bodies in one append message (one larger entry goes alone) */
+    REPLICA_WINDOW_BYTES_MAX = 8388608,   /* bodies sent to a peer and not yet stored */
+    REPLICA_CACHE_BYTES_DEFAULT = 4194304,/* bodies of recent entries kept in memory */
+    REPLICA_LEASE_US = 200000,            /* who may deliver: confirmed by a majority within this time */
+    REPLICA_RETRY_US = 1000000,           /* an append unanswered this long is probed again */
+    REPLICA_PIECE_BYTES_MAX = 1048576     /* one piece of a checkpoint */
+};
+
+struct replica_set {
+    uint32_t count;
+    member_t members[REPLICA_SET_MAX];
+};
+
+bool replica_set_has(const struct replica_set *set, member_t m);
+bool replica_set_equal(const struct replica_set *a, const struct replica_set *b);
+
+/* A partition's record as it stands in the metadata, applied. */
+struct replica_record {
+    uint64_t version; /* grows with each change of the record */
+    uint64_t epoch;
+    member_t leader;
+    bool activating;             /* both sets must store; `previous` is in force too */
+    struct replica_set current;  /* S */
+    struct replica_set previous; /* P; empty unless activating */
+    struct replica_set learners; /* fed, never counted */
+    uint64_t last_epoch;         /* what the leader answered the seal with; */
+    uint64_t last_index;         /* it leads only if its log ends exactly there */
+    bool wait_lease;             /* the old leader did not answer and is not known gone: */
+                                 /* deliver only after REPLICA_LEASE_US */
+};
+
+struct replica;
+
+struct replica_epoch_start {
+    uint64_t epoch;
+    uint64_t first_index;
+};
+
+/* What the journal (or an installed checkpoint) says about this copy. */
+struct replica_state {
+    uint64_t promise;   /* highest epoch promised */
+    member_t candidate; /* metadata group: to whom; 0 for partitions */
+    uint64_t base_index;/* entries at or below are in the checkpoint only */
+    uint64_t base_epoch;
+    const struct entry *entries; /* base_index+1 .., bodies may be NULL (then they are fetched) */
+    size_t entries_count;
+    const struct replica_epoch_start *epochs; /* epoch starts at or below base, oldest first */
+    size_t epochs_count;
+    bool damaged; /* something at or behind the end given here is unreadable */
+};
+
+struct replica_options {
+    member_t self;
+    bool synced;         /* durability synced: data counts when synced; else when written. */
+                         /* Promises and EPOCH entries always wait for the sync. */
+    bool config_in_log;  /* metadata group: voters come from CONFIG entries, not from a record */
+    size_t cache_bytes;  /* 0: REPLICA_CACHE_BYTES_DEFAULT */
+};
+
+/* ---- messages between replicas (wire form: proto/peer.proto) ---- */
+
+struct replica_append {
+    member_t from, to;
+    uint64_t epoch;
+    uint64_t prev_index, prev_epoch;
+    uint64_t commit;
+    uint64_t mend_to;       /* answer to a damage report: whole again when stored to here; 0: none */
+    usec_t sent_at;         /* leader's now, echoed: confirms the lease */
+    struct entry *entries;  /* contiguous from prev_index+1; bodies referenced */
+    size_t count;           /* 0: probe, commit or mend notice */
+};
+
+enum replica_append_status {
+    REPLICA_APPEND_STORED,    /* `verified` is stored */
+    REPLICA_APPEND_MISMATCH,  /* prev does not match; `verified` hints where to go on from */
+    REPLICA_APPEND_REFUSED,   /* promised higher: `promise` */
+    REPLICA_APPEND_BEHIND     /* a checkpoint is needed (prev is above a hole, or damaged below base) */
+};
+
+struct replica_appended {
+    member_t from, to;
+    uint64_t epoch; /* of the append answered */
+    enum replica_append_status status;
+    uint64_t verified; /* last index verified against this append, and stored */
+    uint64_t promise;
+    bool damaged;     /* counts for no majority until mended */
+    bool mended;
+    usec_t sent_at;   /* echoed */
+};
+
+struct replica_seal {
+    uint64_t token;     /* the asker's own, echoed */
+    member_t to;
+    uint64_t epoch;     /* promise to refuse everything below */
+    member_t candidate; /* metadata group: who stands; one candidate an epoch. 0 for partitions */
+};
+
+struct replica_sealed {
+    uint64_t token;
+    member_t from;
+    uint64_t epoch;   /* asked for */
+    bool granted;
+    uint64_t promise; /* given now, or the higher one given before */
+    uint64_t last_epoch, last_index, commit;
+    bool damaged;     /* does not count as an answer */
+    bool was_leading; /* it led until this seal: no lease to wait for */
+};
+
+/* A checkpoint for a peer behind the leader's first index, in pieces. Piece 0..
+ * carry the state (bytes), then each live batch is a piece of its own. */
+struct replica_piece {
+    member_t from, to;
+    uint64_t epoch;
+    uint64_t base_index, base_epoch; /* names the checkpoint */
+    uint64_t number;                 /* 0 .. */
+    bool last;
+    bool is_batch;
+    struct entry batch; /* is_batch */
+    struct body *state; /* else: next bytes of the encoded state; referenced */
+};
+
+struct replica_pieced {
+    member_t from, to;
+    uint64_t epoch;
+    uint64_t base_index;
+    uint64_t number; /* pieces up to here are stored */
+    bool done;       /* installed and synced */
+    bool refused;    /* promised higher, or restarted: start over */
+    uint64_t promise;
+};
+
+/* ---- effects ---- */
+
+#define REPLICA_EFFECTS(X)                                                                         \
+    X(WRITE)     /* entry: journal, log end moves to it */                                          \
+    X(TRUNCATE)  /* index: journal, entries above it are gone */                                   \
+    X(PROMISE)   /* promise, candidate: journal */                                                 \
+    X(STAGE)     /* entry: journal as staged batch: the log's end does not move */                 \
+    X(INSTALL)   /* checkpoint received whole: journal writes state + live list as a checkpoint; */ \
+                 /* the owner replaces its state machine after the sync (INSTALLED) */             \
+    X(INSTALLED) /* the checkpoint is durable: restore the state machine from it now */            \
+    X(APPLY)     /* entry: committed, in order, once */                                            \
+    X(FETCH)     /* from, to, reader: read entries from the journal, then replica_fetched() */     \
+    X(SNAPSHOT)  /* peer: give a checkpoint of the state machine with replica_snapshot() */        \
+    X(SEND_APPEND)                                                                                 \
+    X(SEND_APPENDED)                                                                               \
+    X(SEND_SEALED)                                                                                 \
+    X(SEND_PIECE)                                                                                  \
+    X(SEND_PIECED)                                                                                 \
+    X(LEADING)   /* epoch: leads; EPOCH entry written; publishes may be proposed from now on */    \
+    X(ACTIVE)    /* epoch: the EPOCH entry is committed and applied: state is current */           \
+    X(STOPPED)   /* epoch: leads no more; uncommitted proposals are anybody's guess */             \
+    X(REPORT_ACTIVATED)  /* epoch: both majorities store its EPOCH entry */                        \
+    X(REPORT_SUPERSEDED) /* promise: a higher promise was met: seal above it */                    \
+    X(REPORT_CANNOT)     /* epoch: named leader, but cannot lead it: seal again */                 \
+    X(REPORT_CAUGHT_UP)  /* peer: a learner has all committed entries */                           \
+    X(REPORT_DAMAGED)                                                                              \
+    X(REPORT_MENDED)     /* mending is complete: a new epoch makes it count again */
+
+enum replica_effect_type {
+#define X(name) REPLICA_##name,
+    REPLICA_EFFECTS(X)
+#undef X
+};
+const char *replica_effect_name(enum replica_effect_type type);
+
+struct replica_effect {
+    enum replica_effect_type type;
+    union {
+        struct entry entry;                  /* WRITE, STAGE, APPLY; the body is a reference */
+        uint64_t index;                      /* TRUNCATE: last index kept */
+        struct { uint64_t epoch; member_t candidate; } promise;          /* PROMISE, REPORT_SUPERSEDED */
+        struct { uint64_t from, to; member_t reader; } fetch;            /* reader 0: apply */
+        struct { uint64_t base_index, base_epoch; struct body *state;    /* INSTALL, INSTALLED */
+                 const uint64_t *live; size_t live_count; } install;     /* valid until the next call */
+        member_t peer;                       /* SNAPSHOT, REPORT_CAUGHT_UP */
+        uint64_t epoch;                      /* LEADING, ACTIVE, STOPPED, REPORT_* */
+        struct replica_append append;        /* entries array: owned by the effects, freed by effects_clear */
+        struct replica_appended appended;
+        struct replica_sealed sealed;
+        struct replica_piece piece;
+        struct replica_pieced pieced;
+    };
+};
+
+/* Filled by the calls below; the owner walks it and clears it. Bodies and arrays
+ * in it are references that effects_clear drops: keep what you need longer. */
+struct replica_effects {
+    struct replica_effect *items;
+    size_t count;
+    size_t capacity;
+};
+void replica_effects_clear(struct replica_effects *fx); /* keeps the memory */
+void replica_effects_free(struct replica_effects *fx);
+
+/* ---- life ---- */
+
+struct replica *replica_new(const struct replica_options *options, const struct replica_state *state);
+void replica_free(struct replica *r);
+
+/* ---- events ---- */
+
+/* The record as applied in the metadata (partitions), or as won by election.
+ * Older versions are ignored. May start, go on, or stop leading. */
+void replica_on_record(struct replica *r, const struct replica_record *record, usec_t now,
+                       struct replica_effects *fx);
+/* Leader: who else is fed without counting (any number; metadata group). */
+void replica_set_learners(struct replica *r, const member_t *members, size_t count, struct replica_effects *fx);
+/* Leader only: append. Takes a reference of body. *index is set on ERR_OK.
+ * ERR_NOT_LEADER; ERR_BUSY: window of unstored bytes is full (own bound: 64 MiB). */
+enum err replica_propose(struct replica *r, uint8_t type, struct body *body, usec_t now, uint64_t *index,
+                         struct replica_effects *fx);
+/* Everything written with marks <= mark is written / synced. */
+void replica_stored(struct replica *r, uint64_t mark, bool synced, usec_t now, struct replica_effects *fx);
+uint64_t replica_mark(const struct replica *r);
+
+void replica_on_append(struct replica *r, const struct replica_append *m, usec_t now, struct replica_effects *fx);
+void replica_on_appended(struct replica *r, const struct replica_appended *m, usec_t now,
+                         struct replica_effects *fx);
+void replica_on_seal(struct replica *r, const struct replica_seal *m, usec_t now, struct replica_effects *fx);
+void replica_on_piece(struct replica *r, const struct replica_piece *m, usec_t now, struct replica_effects *fx);
+void replica_on_pieced(struct replica *r, const struct replica_pieced *m, usec_t now, struct replica_effects *fx);
+
+/* Answer to FETCH: entries [from ..], at least one, bodies set (references are
+ * taken). count 0: unreadable: the copy is damaged from there. */
+void replica_fetched(struct replica *r, member_t reader, const struct entry *entries, size_t count, usec_t now,
+                     struct replica_effects *fx);
+/* Answer to SNAPSHOT: state as of the applied index `base_index` (the core adds
+ * its epoch list itself), and the indexes of live batches at or below it,
+ * ascending. References are taken, the list is copied. */
+void replica_snapshot(struct replica *r, member_t peer, uint64_t base_index, struct body *state,
+                      const uint64_t *live, size_t live_count, usec_t now, struct replica_effects *fx);
+/* A peer's link came up, or went down: what was in flight is gone. */
+void replica_peer_up(struct replica *r, member_t peer, usec_t now, struct replica_effects *fx);
+void replica_peer_down(struct replica *r, member_t peer, usec_t now, struct replica_effects *fx);
+/* The link's confirmation: peer answered something sent at sent_at. Not to be
+ * called for a partition the peer has said it promised a newer epoch of. */
+void replica_confirm(struct replica *r, member_t peer, usec_t sent_at);
+/* The owner has a durable checkpoint of its own at base_index (<= applied). */
+void replica_checkpointed(struct replica *r, uint64_t base_index);
+/* Once a turn, if replica_dirty(): emits the turn's sends. */
+bool replica_dirty(const struct replica *r);
+void replica_pump(struct replica *r, usec_t now, struct replica_effects *fx);
+/* When replica_tick wants to be called; USEC_NEVER while nothing is in flight. */
+usec_t replica_deadline(const struct replica *r);
+void replica_tick(struct replica *r, usec_t now, struct replica_effects *fx);
+
+/* ---- questions ---- */
+
+bool replica_leading(const struct replica *r);      /* between LEADING and STOPPED */
+uint64_t replica_epoch(const struct replica *r);    /* led, or last seen */
+uint64_t replica_promise(const struct replica *r);
+uint64_t replica_last_index(const struct replica *r);
+uint64_t replica_last_epoch(const struct replica *r);
+uint64_t replica_commit(const struct replica *r);
+uint64_t replica_applied(const struct replica *r);
+uint64_t replica_base(const struct replica *r);
+uint64_t replica_epoch_at(const struct replica *r, uint64_t index); /* 0: not known */
+bool replica_damaged(const struct replica *r);
+bool replica_counts(const struct replica *r);       /* whole: not damaged, not installing */
+member_t replica_self(const struct replica *r);
+/* Voters in force (metadata group: newest CONFIG in the log). */
+const struct replica_set *replica_voters(const struct replica *r);
+/* The entry's body if it is in the cache; no reference taken; NULL else. */
+struct body *replica_cached(const struct replica *r, uint64_t index);
+/* Until when a majority's confirmations let this leader deliver; USEC_NEVER when
+ * it is its own majority; 0 when it may not. Counts the wait for the old
+ * leader's lease. */
+usec_t replica_lease_until(const struct replica *r, usec_t now);
+/* Leader: how far a peer has stored (0: unknown), for status and planned moves. */
+uint64_t replica_match(const struct replica *r, member_t peer);
+/* The core's own part of a checkpoint (promise, base, epoch list, candidate,
+ * config), as bytes to stand in front of the state machine's; and back. */
+struct encoder;
+struct decoder;
+void replica_encode(const struct replica *r, uint64_t base_index, struct encoder *e);
+/* Fills everything but entries; epochs is malloc'ed, caller frees. False: malformed. */
+bool replica_decode(struct decoder *d, struct replica_state *out);
+
+#endif
