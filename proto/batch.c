@@ -146,16 +146,21 @@ void batch_header_next(const uint8_t **at, struct batch_string *name, struct bat
     *at = p + FIELD_FIXED_BYTES + name->size + value->size;
 }
 
+static bool skip(struct batch_cursor *cursor, uint32_t count) {
+    struct batch_message m;
+    for (; count > 0; count--)
+        if (!batch_next(cursor, &m))
+            return false;
+    return true;
+}
+
 bool batch_slice(const void *data, size_t size, uint32_t first, uint32_t count, size_t *offset, size_t *bytes) {
     struct batch_cursor cursor = batch_messages(data, size);
-    struct batch_message m;
+    if (!skip(&cursor, first))
+        return false;
     const uint8_t *start = cursor.at;
-    for (uint32_t i = 0; i < first + count; i++) {
-        if (i == first)
-            start = cursor.at;
-        if (!batch_next(&cursor, &m))
-            return false;
-    }
+    if (!skip(&cursor, count))
+        return false;
     *offset = (size_t)(start - (const uint8_t *)data);
     *bytes = (size_t)(cursor.at - start);
     return true;

@@ -6,7 +6,6 @@
 
 _Noreturn void check_failed(const char *expression, const char *file, int line, const char *function);
 
-#define CHECK(expression) \
-    ((expression) ? (void)0 : check_failed(#expression, __FILE__, __LINE__, __func__))
+#define CHECK(expression) ((expression) ? (void)0 : check_failed(#expression, __FILE__, __LINE__, __func__))
 
 #endif
