@@ -15,7 +15,10 @@
  * turn is written (or synced) it calls replica_stored() with the mark. The core
  * itself keeps every answer that asserts something (appended, sealed, commit,
  * activated) back until the mark it depends on is stored: a SEND effect may be
- * sent at once.
+ * sent at once. Marks grow with each effect for the journal: WRITE, TRUNCATE,
+ * PROMISE, MARK_*, STAGE, INSTALL.
+ *
+ * Bodies. An EPOCH entry has none (NULL: a record of no bytes); all others do.
  *
  * Turns. Proposals and answers only queue; replica_pump(), once a turn, emits
  * the APPEND sends, so that one frame a peer carries a turn's work.
@@ -36,13 +39,19 @@
 typedef uint64_t member_t;
 
 enum {
-    REPLICA_SET_MAX = 7,                  /* voters of one set */
-    REPLICA_APPEND_BYTES_MAX = 1048576,   /* bodies in one append message (one larger entry goes alone) */
-    REPLICA_WINDOW_BYTES_MAX = 8388608,   /* bodies sent to a peer and not yet stored */
-    REPLICA_CACHE_BYTES_DEFAULT = 4194304,/* bodies of recent entries kept in memory */
-    REPLICA_LEASE_US = 200000,            /* who may deliver: confirmed by a majority within this time */
-    REPLICA_RETRY_US = 1000000,           /* an append unanswered this long is probed again */
-    REPLICA_PIECE_BYTES_MAX = 1048576     /* one piece of a checkpoint */
+    REPLICA_SET_MAX = 7,                   /* voters of one set */
+    REPLICA_APPEND_BYTES_MAX = 1048576,    /* bodies in one append message (one larger entry goes alone) */
+    REPLICA_WINDOW_BYTES_MAX = 8388608,    /* bodies sent to a peer and not yet stored */
+    REPLICA_CACHE_BYTES_DEFAULT = 4194304, /* bodies of recent entries kept in memory */
+    REPLICA_LEASE_US = 200000,             /* who may deliver: confirmed by a majority within this time */
+    REPLICA_RETRY_US = 1000000,            /* an append unanswered this long is probed again */
+    REPLICA_PIECE_BYTES_MAX = 1048576,     /* one piece of a checkpoint's state */
+    REPLICA_IDLE_US = 10000,               /* a commit index no append carried on is told after this long */
+    REPLICA_UNCOMMITTED_BYTES_MAX = 67108864, /* proposed and not committed; ERR_BUSY above */
+    REPLICA_STATE_BYTES_MAX = 67108864,       /* state of a checkpoint that is being received */
+    REPLICA_ENTRY_COST_BYTES = 64,            /* what an entry counts besides its body in the bounds above */
+    REPLICA_APPEND_ENTRIES_MAX = 4096,        /* entries in one append, or one FETCH */
+    REPLICA_SEALS_PENDING_MAX = 8             /* seals waiting for their sync; the oldest asker asks again */
 };
 
 struct replica_set {
@@ -77,23 +86,27 @@ struct replica_epoch_start {
 
 /* What the journal (or an installed checkpoint) says about this copy. */
 struct replica_state {
-    uint64_t promise;   /* highest epoch promised */
-    member_t candidate; /* metadata group: to whom; 0 for partitions */
-    uint64_t base_index;/* entries at or below are in the checkpoint only */
+    uint64_t promise;    /* highest epoch promised */
+    member_t candidate;  /* metadata group: to whom; 0 for partitions */
+    uint64_t base_index; /* entries at or below are in the checkpoint only */
     uint64_t base_epoch;
-    const struct entry *entries; /* base_index+1 .., bodies may be NULL (then they are fetched) */
+    const struct entry *entries; /* base_index+1 .., bodies may be NULL (then they are fetched); */
+                                 /* with config_in_log those of CONFIG entries must be set */
     size_t entries_count;
     const struct replica_epoch_start *epochs; /* epoch starts at or below base, oldest first */
     size_t epochs_count;
-    bool damaged; /* something at or behind the end given here is unreadable */
+    struct replica_set config; /* metadata group: voters as of base_index */
+    bool damaged;              /* something at or behind the end given here is unreadable, or the last of */
+                               /* MARK_DAMAGED and MARK_WHOLE in the journal is MARK_DAMAGED */
+    uint64_t damage;           /* number of the last MARK_DAMAGED; 0: never */
 };
 
 struct replica_options {
     member_t self;
-    bool synced;         /* durability synced: data counts when synced; else when written. */
-                         /* Promises and EPOCH entries always wait for the sync. */
-    bool config_in_log;  /* metadata group: voters come from CONFIG entries, not from a record */
-    size_t cache_bytes;  /* 0: REPLICA_CACHE_BYTES_DEFAULT */
+    bool synced;        /* durability synced: data counts when synced; else when written. */
+                        /* Promises and EPOCH entries always wait for the sync. */
+    bool config_in_log; /* metadata group: voters come from CONFIG entries, not from a record */
+    size_t cache_bytes; /* 0: REPLICA_CACHE_BYTES_DEFAULT */
 };
 
 /* ---- messages between replicas (wire form: proto/peer.proto) ---- */
@@ -103,17 +116,18 @@ struct replica_append {
     uint64_t epoch;
     uint64_t prev_index, prev_epoch;
     uint64_t commit;
-    uint64_t mend_to;       /* answer to a damage report: whole again when stored to here; 0: none */
-    usec_t sent_at;         /* leader's now, echoed: confirms the lease */
-    struct entry *entries;  /* contiguous from prev_index+1; bodies referenced */
-    size_t count;           /* 0: probe, commit or mend notice */
+    uint64_t damage;       /* answer to the damage report of this number: */
+    uint64_t mend_to;      /* whole again when stored to here; 0: none */
+    usec_t sent_at;        /* leader's now, echoed: confirms the lease */
+    struct entry *entries; /* contiguous from prev_index+1; bodies referenced */
+    size_t count;          /* 0: probe, commit or mend notice */
 };
 
 enum replica_append_status {
-    REPLICA_APPEND_STORED,    /* `verified` is stored */
-    REPLICA_APPEND_MISMATCH,  /* prev does not match; `verified` hints where to go on from */
-    REPLICA_APPEND_REFUSED,   /* promised higher: `promise` */
-    REPLICA_APPEND_BEHIND     /* a checkpoint is needed (prev is above a hole, or damaged below base) */
+    REPLICA_APPEND_STORED,   /* `verified` is stored */
+    REPLICA_APPEND_MISMATCH, /* prev does not match; `verified` hints where to go on from */
+    REPLICA_APPEND_REFUSED,  /* promised higher: `promise` */
+    REPLICA_APPEND_BEHIND    /* a checkpoint is needed (prev is above a hole, or damaged below base) */
 };
 
 struct replica_appended {
@@ -122,13 +136,13 @@ struct replica_appended {
     enum replica_append_status status;
     uint64_t verified; /* last index verified against this append, and stored */
     uint64_t promise;
-    bool damaged;     /* counts for no majority until mended */
-    bool mended;
-    usec_t sent_at;   /* echoed */
+    bool damaged;    /* counts for no majority until mended */
+    uint64_t damage; /* number of its last damage, also when whole again: tells old answers from new */
+    usec_t sent_at;  /* echoed */
 };
 
 struct replica_seal {
-    uint64_t token;     /* the asker's own, echoed */
+    uint64_t token; /* the asker's own, echoed */
     member_t to;
     uint64_t epoch;     /* promise to refuse everything below */
     member_t candidate; /* metadata group: who stands; one candidate an epoch. 0 for partitions */
@@ -137,7 +151,7 @@ struct replica_seal {
 struct replica_sealed {
     uint64_t token;
     member_t from;
-    uint64_t epoch;   /* asked for */
+    uint64_t epoch; /* asked for */
     bool granted;
     uint64_t promise; /* given now, or the higher one given before */
     uint64_t last_epoch, last_index, commit;
@@ -170,31 +184,34 @@ struct replica_pieced {
 
 /* ---- effects ---- */
 
-#define REPLICA_EFFECTS(X)                                                                         \
-    X(WRITE)     /* entry: journal, log end moves to it */                                          \
-    X(TRUNCATE)  /* index: journal, entries above it are gone */                                   \
-    X(PROMISE)   /* promise, candidate: journal */                                                 \
-    X(STAGE)     /* entry: journal as staged batch: the log's end does not move */                 \
-    X(INSTALL)   /* checkpoint received whole: journal writes state + live list as a checkpoint; */ \
-                 /* the owner replaces its state machine after the sync (INSTALLED) */             \
-    X(INSTALLED) /* the checkpoint is durable: restore the state machine from it now */            \
-    X(APPLY)     /* entry: committed, in order, once */                                            \
-    X(FETCH)     /* from, to, reader: read entries from the journal, then replica_fetched() */     \
-    X(SNAPSHOT)  /* peer: give a checkpoint of the state machine with replica_snapshot() */        \
-    X(SEND_APPEND)                                                                                 \
-    X(SEND_APPENDED)                                                                               \
-    X(SEND_SEALED)                                                                                 \
-    X(SEND_PIECE)                                                                                  \
-    X(SEND_PIECED)                                                                                 \
-    X(LEADING)   /* epoch: leads; EPOCH entry written; publishes may be proposed from now on */    \
-    X(ACTIVE)    /* epoch: the EPOCH entry is committed and applied: state is current */           \
-    X(STOPPED)   /* epoch: leads no more; uncommitted proposals are anybody's guess */             \
-    X(REPORT_ACTIVATED)  /* epoch: both majorities store its EPOCH entry */                        \
-    X(REPORT_SUPERSEDED) /* promise: a higher promise was met: seal above it */                    \
-    X(REPORT_CANNOT)     /* epoch: named leader, but cannot lead it: seal again */                 \
-    X(REPORT_CAUGHT_UP)  /* peer: a learner has all committed entries */                           \
-    X(REPORT_DAMAGED)                                                                              \
-    X(REPORT_MENDED)     /* mending is complete: a new epoch makes it count again */
+#define REPLICA_EFFECTS(X)                                                                                   \
+    X(WRITE)        /* entry: journal, log end moves to it */                                                \
+    X(TRUNCATE)     /* index: journal, entries above it are gone */                                          \
+    X(PROMISE)      /* promise, candidate: journal */                                                        \
+    X(MARK_DAMAGED) /* damage: journal; recovery gives state.damaged until MARK_WHOLE */                     \
+    X(MARK_WHOLE)   /* journal: mended */                                                                    \
+    X(STAGE)        /* entry: journal as staged batch: the log's end does not move */                        \
+    X(UNSTAGE)      /* what was staged is not wanted any more (a restart drops it likewise) */               \
+    X(INSTALL)      /* checkpoint received whole: journal writes it with its live list in place of */        \
+                    /* checkpoint and log; staged batches of that list become the live ones */               \
+    X(INSTALLED)    /* the checkpoint is durable: restore the state machine from it now */                   \
+    X(APPLY)        /* entry: committed, in order, once */                                                   \
+    X(FETCH)        /* from, to, reader: read entries from the journal, then replica_fetched() */            \
+    X(SNAPSHOT)     /* peer: give a checkpoint of the state machine with replica_snapshot() */               \
+    X(SEND_APPEND)                                                                                           \
+    X(SEND_APPENDED)                                                                                         \
+    X(SEND_SEALED)                                                                                           \
+    X(SEND_PIECE)                                                                                            \
+    X(SEND_PIECED)                                                                                           \
+    X(LEADING)           /* epoch: leads; EPOCH entry written; publishes may be proposed from now on */      \
+    X(ACTIVE)            /* epoch: the EPOCH entry is committed and applied: state is current */             \
+    X(STOPPED)           /* epoch: leads no more; uncommitted proposals are anybody's guess */               \
+    X(REPORT_ACTIVATED)  /* epoch: both majorities store its EPOCH entry */                                  \
+    X(REPORT_SUPERSEDED) /* promise: a higher promise was met: seal above it */                              \
+    X(REPORT_CANNOT)     /* epoch: named leader, but cannot lead it: seal again */                           \
+    X(REPORT_CAUGHT_UP)  /* peer: a learner has all committed entries */                                     \
+    X(REPORT_DAMAGED)                                                                                        \
+    X(REPORT_MENDED) /* mending is complete: it counts again */
 
 enum replica_effect_type {
 #define X(name) REPLICA_##name,
@@ -206,15 +223,31 @@ const char *replica_effect_name(enum replica_effect_type type);
 struct replica_effect {
     enum replica_effect_type type;
     union {
-        struct entry entry;                  /* WRITE, STAGE, APPLY; the body is a reference */
-        uint64_t index;                      /* TRUNCATE: last index kept */
-        struct { uint64_t epoch; member_t candidate; } promise;          /* PROMISE, REPORT_SUPERSEDED */
-        struct { uint64_t from, to; member_t reader; } fetch;            /* reader 0: apply */
-        struct { uint64_t base_index, base_epoch; struct body *state;    /* INSTALL, INSTALLED */
-                 const uint64_t *live; size_t live_count; } install;     /* valid until the next call */
-        member_t peer;                       /* SNAPSHOT, REPORT_CAUGHT_UP */
-        uint64_t epoch;                      /* LEADING, ACTIVE, STOPPED, REPORT_* */
-        struct replica_append append;        /* entries array: owned by the effects, freed by effects_clear */
+        struct entry entry; /* WRITE, STAGE, APPLY; the body is a reference */
+        uint64_t index;     /* TRUNCATE: last index kept */
+        struct {
+            uint64_t epoch;
+            member_t candidate;
+        } promise; /* PROMISE, REPORT_SUPERSEDED */
+        struct {
+            uint64_t from, to;
+            member_t reader;
+        } fetch; /* reader 0: apply */
+        struct {
+            uint64_t number;
+            bool everything;
+        } damage; /* MARK_DAMAGED; everything: the checkpoint and */
+                  /* all entries before this mark are not to be given at recovery */
+        struct {
+            uint64_t base_index, base_epoch;
+            struct body *state; /* INSTALL, INSTALLED: state is what */
+            uint64_t *live;
+            size_t live_count;
+        } install;                    /* replica_encode and the state machine wrote; */
+                                      /* live is owned by the effects */
+        member_t peer;                /* SNAPSHOT, REPORT_CAUGHT_UP */
+        uint64_t epoch;               /* LEADING, ACTIVE, STOPPED, REPORT_* */
+        struct replica_append append; /* entries array: owned by the effects, freed by effects_clear */
         struct replica_appended appended;
         struct replica_sealed sealed;
         struct replica_piece piece;
@@ -244,7 +277,8 @@ void replica_free(struct replica *r);
 void replica_on_record(struct replica *r, const struct replica_record *record, usec_t now,
                        struct replica_effects *fx);
 /* Leader: who else is fed without counting (any number; metadata group). */
-void replica_set_learners(struct replica *r, const member_t *members, size_t count, struct replica_effects *fx);
+void replica_set_learners(struct replica *r, const member_t *members, size_t count,
+                          struct replica_effects *fx);
 /* Leader only: append. Takes a reference of body. *index is set on ERR_OK.
  * ERR_NOT_LEADER; ERR_BUSY: window of unstored bytes is full (own bound: 64 MiB). */
 enum err replica_propose(struct replica *r, uint8_t type, struct body *body, usec_t now, uint64_t *index,
@@ -253,41 +287,54 @@ enum err replica_propose(struct replica *r, uint8_t type, struct body *body, use
 void replica_stored(struct replica *r, uint64_t mark, bool synced, usec_t now, struct replica_effects *fx);
 uint64_t replica_mark(const struct replica *r);
 
-void replica_on_append(struct replica *r, const struct replica_append *m, usec_t now, struct replica_effects *fx);
+void replica_on_append(struct replica *r, const struct replica_append *m, usec_t now,
+                       struct replica_effects *fx);
 void replica_on_appended(struct replica *r, const struct replica_appended *m, usec_t now,
                          struct replica_effects *fx);
 void replica_on_seal(struct replica *r, const struct replica_seal *m, usec_t now, struct replica_effects *fx);
-void replica_on_piece(struct replica *r, const struct replica_piece *m, usec_t now, struct replica_effects *fx);
-void replica_on_pieced(struct replica *r, const struct replica_pieced *m, usec_t now, struct replica_effects *fx);
+void replica_on_piece(struct replica *r, const struct replica_piece *m, usec_t now,
+                      struct replica_effects *fx);
+void replica_on_pieced(struct replica *r, const struct replica_pieced *m, usec_t now,
+                       struct replica_effects *fx);
 
-/* Answer to FETCH: entries [from ..], at least one, bodies set (references are
- * taken). count 0: unreadable: the copy is damaged from there. */
-void replica_fetched(struct replica *r, member_t reader, const struct entry *entries, size_t count, usec_t now,
-                     struct replica_effects *fx);
+/* Answer to FETCH (each gets exactly one): entries [from ..], at least one, at
+ * most about REPLICA_APPEND_BYTES_MAX of bodies; references are taken. count 0:
+ * with `unreadable` the copy is damaged from there, else the journal does not
+ * hold it any more (reclaimed meanwhile, or cut off). */
+void replica_fetched(struct replica *r, member_t reader, const struct entry *entries, size_t count,
+                     bool unreadable, usec_t now, struct replica_effects *fx);
+/* The owner met an unreadable entry while reading for itself (a delivery): the
+ * copy is damaged; at or below the base all of it has to come anew. */
+void replica_unreadable(struct replica *r, uint64_t index, usec_t now, struct replica_effects *fx);
 /* Answer to SNAPSHOT: state as of the applied index `base_index` (the core adds
  * its epoch list itself), and the indexes of live batches at or below it,
  * ascending. References are taken, the list is copied. */
 void replica_snapshot(struct replica *r, member_t peer, uint64_t base_index, struct body *state,
                       const uint64_t *live, size_t live_count, usec_t now, struct replica_effects *fx);
-/* A peer's link came up, or went down: what was in flight is gone. */
+/* A peer's link came up, or went down: what was in flight is gone. While it
+ * leads, a peer's link is taken as up until told otherwise: tell it of links
+ * that are down after LEADING. */
 void replica_peer_up(struct replica *r, member_t peer, usec_t now, struct replica_effects *fx);
 void replica_peer_down(struct replica *r, member_t peer, usec_t now, struct replica_effects *fx);
 /* The link's confirmation: peer answered something sent at sent_at. Not to be
  * called for a partition the peer has said it promised a newer epoch of. */
 void replica_confirm(struct replica *r, member_t peer, usec_t sent_at);
-/* The owner has a durable checkpoint of its own at base_index (<= applied). */
+/* The owner has a durable checkpoint of its own at base_index (<= applied):
+ * entries at or below it are no longer fetched (those in the cache still serve). */
 void replica_checkpointed(struct replica *r, uint64_t base_index);
 /* Once a turn, if replica_dirty(): emits the turn's sends. */
 bool replica_dirty(const struct replica *r);
 void replica_pump(struct replica *r, usec_t now, struct replica_effects *fx);
-/* When replica_tick wants to be called; USEC_NEVER while nothing is in flight. */
+/* When replica_tick wants to be called (0: at once); USEC_NEVER while nothing is
+ * in flight. Reports are repeated each REPLICA_RETRY_US until a newer record
+ * makes them void, so the owner may lose one. */
 usec_t replica_deadline(const struct replica *r);
 void replica_tick(struct replica *r, usec_t now, struct replica_effects *fx);
 
 /* ---- questions ---- */
 
-bool replica_leading(const struct replica *r);      /* between LEADING and STOPPED */
-uint64_t replica_epoch(const struct replica *r);    /* led, or last seen */
+bool replica_leading(const struct replica *r);   /* between LEADING and STOPPED */
+uint64_t replica_epoch(const struct replica *r); /* led, or last seen */
 uint64_t replica_promise(const struct replica *r);
 uint64_t replica_last_index(const struct replica *r);
 uint64_t replica_last_epoch(const struct replica *r);
@@ -296,10 +343,16 @@ uint64_t replica_applied(const struct replica *r);
 uint64_t replica_base(const struct replica *r);
 uint64_t replica_epoch_at(const struct replica *r, uint64_t index); /* 0: not known */
 bool replica_damaged(const struct replica *r);
-bool replica_counts(const struct replica *r);       /* whole: not damaged, not installing */
+bool replica_counts(const struct replica *r); /* whole: not damaged, not installing */
 member_t replica_self(const struct replica *r);
 /* Voters in force (metadata group: newest CONFIG in the log). */
 const struct replica_set *replica_voters(const struct replica *r);
+/* Index of that CONFIG entry; 0: from before the log. A change of voters is
+ * proposed only when it is committed, and an entry of the own epoch is. */
+uint64_t replica_config_index(const struct replica *r);
+/* Leader: a checkpoint is on its way to a peer: what follows it should stay
+ * fetchable until it is there, so put a checkpoint of one's own off. */
+bool replica_transferring(const struct replica *r);
 /* The entry's body if it is in the cache; no reference taken; NULL else. */
 struct body *replica_cached(const struct replica *r, uint64_t index);
 /* Until when a majority's confirmations let this leader deliver; USEC_NEVER when
@@ -313,7 +366,11 @@ uint64_t replica_match(const struct replica *r, member_t peer);
 struct encoder;
 struct decoder;
 void replica_encode(const struct replica *r, uint64_t base_index, struct encoder *e);
-/* Fills everything but entries; epochs is malloc'ed, caller frees. False: malformed. */
+/* Fills everything but entries and damage; epochs is malloc'ed, caller frees. The
+ * caller raises promise to what the journal says. False: malformed. */
 bool replica_decode(struct decoder *d, struct replica_state *out);
+/* The body of a CONFIG entry. */
+struct body *replica_config_encode(const struct replica_set *voters);
+bool replica_config_decode(const struct body *body, struct replica_set *out);
 
 #endif
