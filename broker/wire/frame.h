@@ -19,15 +19,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "proto/frames.h"
+
 struct body;
 struct loop;
 struct ProtobufCMessage;
 struct ProtobufCMessageDescriptor;
 
 enum {
-    FRAME_HEAD_BYTES = 12,
-    FRAME_LENGTH_BYTES = 4, /* of the head, not counted by `length` */
-    FRAME_REST_BYTES = 8    /* of the head, counted by `length` */
+    FRAME_LENGTH_BYTES = 4, /* of the prefix, not counted by `length` */
+    FRAME_REST_BYTES = 8    /* of the prefix, counted by `length` */
 };
 
 /* A received frame, lent to the handler: header bytes are valid until it

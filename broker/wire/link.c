@@ -137,12 +137,27 @@ static void dialer_drop(struct link *link) {
     link->dialer = NULL;
 }
 
+static void dial_post(struct link *link) {
+    link->tx.in_flight = true;
+    nng_stream_dialer_dial(link->dialer, link->send_aio);
+}
+
+/* The queue of an ipc listener is full (tcp would knock again by itself). */
+static void dial_again(struct link *link) {
+    usec_t next = loop_now(link->loop) + LINK_DIAL_AGAIN_USEC;
+    loop_timer_start(link->loop, &link->deadline, next < link->dial_until ? next : link->dial_until);
+}
+
 /* The send aio carries the dial. */
 static void on_dialled(struct loop_event *event) {
     struct link *link = container_of(event, struct link, sent);
     int rv = nng_aio_result(link->send_aio);
     nng_stream *stream = rv == 0 ? nng_aio_get_output(link->send_aio, 0) : NULL;
     link->tx.in_flight = false;
+    if (rv == NNG_EAGAIN && link->state == LINK_DIALING) {
+        dial_again(link);
+        return;
+    }
     link->sent.fire = on_link_sent;
     dialer_drop(link);
     if (link->state == LINK_DEAD) { /* too late: the stream is ours all the same */
@@ -181,9 +196,9 @@ struct link *link_dial(struct loop *loop, const char *url, const struct link_opt
     snprintf(link->peer, sizeof link->peer, "%s", url);
     nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
     link->sent.fire = on_dialled;
-    link->tx.in_flight = true;
-    link_arm(link, link->options.dial_timeout);
-    nng_stream_dialer_dial(dialer, link->send_aio);
+    link->dial_until = loop_now(loop) + link->options.dial_timeout;
+    loop_timer_start(loop, &link->deadline, link->dial_until);
+    dial_post(link);
     return link;
 }
 
@@ -265,7 +280,10 @@ static void die_unsent(struct link *link) {
 
 static void on_deadline(struct loop_timer *timer) {
     struct link *link = container_of(timer, struct link, deadline);
-    if (link->state == LINK_DIALING)
+    if (link->state == LINK_DIALING && !link->tx.in_flight && loop_now(link->loop) < link->dial_until) {
+        loop_timer_start(link->loop, timer, link->dial_until);
+        dial_post(link);
+    } else if (link->state == LINK_DIALING)
         link_die(link, LINK_END_TIMEOUT, ERR_TIMEOUT, "no answer to the dial in time");
     else if (link->rx.ending || link->tx.failed)
         link_die(link, LINK_END_PEER, ERR_CLOSED, "connection lost");

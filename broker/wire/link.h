@@ -31,8 +31,8 @@ struct link;
 struct loop;
 
 /* What a link uses where its options say 0. */
-#define LINK_FRAME_BYTES_DEFAULT  (16 * MIB)  /* header + body, both ways */
-#define LINK_HEADER_BYTES_DEFAULT (256 * KIB) /* of it, header */
+#define LINK_FRAME_BYTES_DEFAULT  ((size_t)FRAME_BYTES_DEFAULT)    /* header + body, both ways */
+#define LINK_HEADER_BYTES_DEFAULT ((size_t)FRAME_HEADER_BYTES_MAX) /* of it, header */
 #define LINK_QUEUED_BYTES_DEFAULT (64 * MIB)
 #define LINK_DIAL_USEC_DEFAULT    (2 * USEC_S)
 #define LINK_CLOSE_USEC_DEFAULT   (1 * USEC_S)

@@ -23,6 +23,7 @@ enum {
     RX_BUSY_BUFFERS_MAX = 64,      /* large receive buffers of one loop before links share */
     TX_VECTOR_MAX = 8,             /* nng's limit of buffers an operation */
     TX_FLAT_BYTES = 16384,         /* TLS takes one buffer of one record at a time */
+    LINK_DIAL_AGAIN_USEC = 2000,   /* after an ipc listener's queue was full */
     LINK_LAST_WORDS_USEC = 200000, /* to read what a dead peer sent before it died */
     LINK_LINGER_USEC = 500000      /* for a refused peer to take the last frame and hang up */
 };
@@ -83,6 +84,7 @@ struct link {
     struct loop_event received;
     struct loop_event sent;
     struct loop_deferred deferred;
+    usec_t dial_until;
     struct loop_timer deadline; /* of the dial, the close, the linger, the last words */
     struct link_rx rx;
     struct link_tx tx;

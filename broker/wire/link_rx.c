@@ -35,7 +35,7 @@ static size_t frame_bytes(const struct head *h) {
 }
 
 static size_t prefix_bytes(const struct head *h) {
-    return FRAME_HEAD_BYTES + (size_t)h->header_size;
+    return FRAME_PREFIX_BYTES + (size_t)h->header_size;
 }
 
 static struct head head_at(const uint8_t *p) {
@@ -174,7 +174,7 @@ static bool head_refused(struct link *link, const struct head *h) {
 /* Hands over the frame at start; its body is dropped after. */
 static void deliver(struct link *link, const struct head *h, struct body *body) {
     struct frame frame = {.type = h->type,
-                          .header = link->rx.data + link->rx.start + FRAME_HEAD_BYTES,
+                          .header = link->rx.data + link->rx.start + FRAME_PREFIX_BYTES,
                           .header_size = h->header_size,
                           .body = body};
     link->loop->stats->frames_in++;
@@ -198,8 +198,8 @@ static void begin_body(struct link *link, const struct head *h, size_t have) {
 static bool take_frame(struct link *link) {
     struct link_rx *rx = &link->rx;
     size_t have = rx->end - rx->start;
-    if (have < FRAME_HEAD_BYTES) {
-        buffer_fit(link, FRAME_HEAD_BYTES);
+    if (have < FRAME_PREFIX_BYTES) {
+        buffer_fit(link, FRAME_PREFIX_BYTES);
         return false;
     }
     struct head h = head_at(rx->data + rx->start);

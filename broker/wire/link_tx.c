@@ -137,7 +137,7 @@ static enum err admit(struct link *link, size_t header_size, size_t content) {
     if (content > link->send_bytes || content > UINT32_MAX - FRAME_REST_BYTES ||
         header_size > LINK_HEADER_BYTES_DEFAULT)
         return ERR_TOO_LARGE;
-    if (link->tx.queued + FRAME_HEAD_BYTES + content > link->options.queued_bytes) {
+    if (link->tx.queued + FRAME_PREFIX_BYTES + content > link->options.queued_bytes) {
         link_die(link, LINK_END_OVERFLOW, ERR_FULL, "the peer does not read: send queue past its bound");
         return ERR_FULL;
     }
@@ -145,12 +145,12 @@ static enum err admit(struct link *link, size_t header_size, size_t content) {
 }
 
 static uint8_t *push_head(struct link *link, uint16_t type, size_t header_size, size_t content) {
-    uint8_t *p = room_push(link, FRAME_HEAD_BYTES + header_size);
+    uint8_t *p = room_push(link, FRAME_PREFIX_BYTES + header_size);
     put_u32(p, (uint32_t)(FRAME_REST_BYTES + content));
     put_u16(p + 4, type);
     put_u16(p + 6, 0);
     put_u32(p + 8, (uint32_t)header_size);
-    return p + FRAME_HEAD_BYTES;
+    return p + FRAME_PREFIX_BYTES;
 }
 
 static void push_bodies(struct link *link, struct body *const *bodies, size_t count) {

@@ -9,11 +9,24 @@
 #include "base/xalloc.h"
 #include "wire/link_private.h"
 
+/*
+ * Accepts are submitted again by nng's thread, so that a crowd that knocks does
+ * not wait for the loop's turns (the kernel's queue is 128 long, and who finds
+ * it full comes back a second later). The streams go to the loop as events of
+ * their own, the accept's own event only when it has failed. So when the last
+ * accept's event is there, after a close, no stream is behind it.
+ */
 struct accept {
     struct listener *listener;
     nng_aio *aio;
-    struct loop_event done;
-    bool in_flight;
+    struct loop_event failed;
+    bool in_flight; /* as the loop sees it: until `failed` */
+};
+
+struct arrival {
+    struct loop_event event;
+    struct listener *listener;
+    nng_stream *stream;
 };
 
 struct listener {
@@ -28,12 +41,6 @@ struct listener {
     bool flat;
     char url[LINK_PEER_BYTES];
 };
-
-/* nng's thread. */
-static void on_accept_done(void *arg) {
-    struct accept *accept = arg;
-    loop_post(accept->listener->loop, &accept->done);
-}
 
 static void accept_post(struct accept *accept) {
     accept->in_flight = true;
@@ -76,28 +83,41 @@ static void take_stream(struct listener *listener, nng_stream *stream) {
         link_rx_post(link);
 }
 
-static void on_accepted(struct loop_event *event) {
-    struct accept *accept = container_of(event, struct accept, done);
+static void on_arrived(struct loop_event *event) {
+    struct arrival *arrival = container_of(event, struct arrival, event);
+    if (arrival->listener->closing)
+        nng_stream_free(arrival->stream);
+    else
+        take_stream(arrival->listener, arrival->stream);
+    free(arrival);
+}
+
+static void on_accept_failed(struct loop_event *event) {
+    struct accept *accept = container_of(event, struct accept, failed);
     struct listener *listener = accept->listener;
-    int rv = nng_aio_result(accept->aio);
-    nng_stream *stream = rv == 0 ? nng_aio_get_output(accept->aio, 0) : NULL;
     accept->in_flight = false;
     if (listener->closing) {
-        if (stream)
-            nng_stream_free(stream);
         loop_defer(listener->loop, &listener->deferred);
         return;
     }
-    if (!stream) {
-        listener->failures++;
-        if (!loop_timer_started(&listener->retry))
-            loop_timer_start(listener->loop, &listener->retry,
-                             loop_now(listener->loop) + LISTENER_RETRY_USEC);
+    listener->failures++;
+    if (!loop_timer_started(&listener->retry))
+        loop_timer_start(listener->loop, &listener->retry, loop_now(listener->loop) + LISTENER_RETRY_USEC);
+}
+
+/* nng's thread. What is submitted or posted last may run at once elsewhere. */
+static void on_accept_done(void *arg) {
+    struct accept *accept = arg;
+    struct listener *listener = accept->listener;
+    if (nng_aio_result(accept->aio) != 0) {
+        loop_post(listener->loop, &accept->failed);
         return;
     }
-    take_stream(listener, stream);
-    if (!listener->closing)
-        accept_post(accept);
+    struct arrival *arrival = xmalloc(sizeof *arrival);
+    *arrival = (struct arrival){.event.fire = on_arrived, .listener = listener};
+    arrival->stream = nng_aio_get_output(accept->aio, 0);
+    loop_post(listener->loop, &arrival->event);
+    nng_stream_listener_accept(listener->stream, accept->aio);
 }
 
 static enum err listen_code(int rv) {
@@ -154,7 +174,7 @@ struct listener *listener_open(struct loop *loop, const char *url, const struct 
     for (int i = 0; i < LISTENER_ACCEPTS; i++) {
         struct accept *accept = &listener->accepts[i];
         accept->listener = listener;
-        accept->done.fire = on_accepted;
+        accept->failed.fire = on_accept_failed;
         CHECK(nng_aio_alloc(&accept->aio, on_accept_done, accept) == 0);
         nng_aio_set_timeout(accept->aio, NNG_DURATION_INFINITE);
         accept_post(accept);
