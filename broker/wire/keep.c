@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/xalloc.h"
+#include "wire/frames.h"
 #include "wire/link_private.h"
 
 struct keep {
@@ -78,8 +79,11 @@ static void on_closed(void *ctx, struct link *link, const struct link_end *end) 
         keep->options.handlers->down(keep->options.ctx, keep, end, was_up);
 }
 
-static const struct link_handlers link_handlers = {
-    .opened = on_opened, .frame = on_frame, .drained = on_drained, .closed = on_closed};
+static const struct link_handlers link_handlers = {.opened = on_opened,
+                                                   .frame = on_frame,
+                                                   .drained = on_drained,
+                                                   .closed = on_closed,
+                                                   .refusing = frame_say_why};
 
 /* --- the owner's calls ---------------------------------------------------- */
 
