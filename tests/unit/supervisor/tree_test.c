@@ -390,7 +390,8 @@ Test(tree, crashes_are_put_down_to_the_partition) {
     }
     tree_forgive(&tree, 1, 7);
     dies(1, SIGSEGV, 7);
-    cr_assert_not_null(strstr(trace, "[  6000] bury b/0: signal 11, by itself, partition 7 crash 1"), "%s", trace);
+    cr_assert_not_null(strstr(trace, "[  6000] bury b/0: signal 11, by itself, partition 7 crash 1"), "%s",
+                       trace);
 }
 
 Test(tree, a_hang_is_put_down_to_the_partition_too) {
