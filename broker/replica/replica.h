@@ -297,12 +297,13 @@ void replica_on_piece(struct replica *r, const struct replica_piece *m, usec_t n
 void replica_on_pieced(struct replica *r, const struct replica_pieced *m, usec_t now,
                        struct replica_effects *fx);
 
-/* Answer to FETCH (each gets exactly one): entries [from ..], at least one, at
- * most about REPLICA_APPEND_BYTES_MAX of bodies; references are taken. count 0:
- * with `unreadable` the copy is damaged from there, else the journal does not
- * hold it any more (reclaimed meanwhile, or cut off). */
-void replica_fetched(struct replica *r, member_t reader, const struct entry *entries, size_t count,
-                     bool unreadable, usec_t now, struct replica_effects *fx);
+/* Answer to FETCH (each gets exactly one), `from` and `reader` as asked: entries
+ * [from ..], at least one, at most about REPLICA_APPEND_BYTES_MAX of bodies;
+ * references are taken. count 0: with `unreadable` the copy is damaged from
+ * there, else the journal does not hold it any more (reclaimed meanwhile, or
+ * cut off). */
+void replica_fetched(struct replica *r, member_t reader, uint64_t from, const struct entry *entries,
+                     size_t count, bool unreadable, usec_t now, struct replica_effects *fx);
 /* The owner met an unreadable entry while reading for itself (a delivery): the
  * copy is damaged; at or below the base all of it has to come anew. */
 void replica_unreadable(struct replica *r, uint64_t index, usec_t now, struct replica_effects *fx);
