@@ -280,8 +280,14 @@ static void on_stored(struct replica *r, struct peer *p, const struct replica_ap
 /* Where to look for agreement next; an answer to something sent before the
  * newest probe says nothing new. */
 static void on_mismatch(struct replica *r, struct peer *p, const struct replica_appended *m) {
-    if (p->mode == PEER_GIVE || m->sent_at < p->probe_at || m->verified < p->match)
+    if (p->mode == PEER_GIVE || m->sent_at < p->probe_at)
         return;
+    if (m->verified < p->match) {
+        /* Old, or (durability written) it lost its unsynced tail with its power. */
+        if (p->mode != PEER_PROBE || m->sent_at != p->probe_at)
+            return;
+        p->match = 0;
+    }
     uint64_t next = m->verified + 1;
     if (p->mode == PEER_PROBE && next >= p->next)
         next = p->next > 1 ? p->next - 1 : 1;

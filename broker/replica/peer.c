@@ -48,7 +48,8 @@ void peer_arrived(struct peer *p, uint64_t upto) {
     while (i < p->sent_count && p->sent[i].last <= upto)
         p->sent_bytes -= p->sent[i++].bytes;
     p->sent_count -= i;
-    memmove(p->sent, p->sent + i, p->sent_count * sizeof *p->sent);
+    if (i && p->sent_count)
+        memmove(p->sent, p->sent + i, p->sent_count * sizeof *p->sent);
 }
 
 /* ---- sending ---- */
