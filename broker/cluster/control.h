@@ -35,13 +35,15 @@ enum {
     CONTROL_HOLD_US = 50000,        /* publishes held for a planned move */
     CONTROL_LED_US = 1000000,       /* record told, no LED: told again */
     CONTROL_LED_TRIES_MAX = 3,      /* told this often: sealed again */
+    CONTROL_LED_SLOW_MAX = 8,       /* each round of that takes longer, up to this factor */
     CONTROL_LEARN_US = 600000000,   /* a learner that has not caught up by then is given up */
     CONTROL_DROP_RETRY_US = 2000000,
     CONTROL_PLAN_US = 500000,           /* between two looks at placement */
     CONTROL_COOL_US = 5000000,          /* a partition just moved (or called off) stays put */
     CONTROL_SETTLE_US = 3000000,        /* a new leading controller evens nothing out before */
     CONTROL_PROPOSE_US = 2000000,       /* a proposal nobody answered is taken for lost */
-    CONTROL_SEALS_MAX = 16384,          /* seals under way; further partitions wait their turn */
+    CONTROL_SEALS_MAX = 4096,           /* partitions sealed at once; further ones wait their turn */
+    CONTROL_SWEEP_US = 200000,          /* what has no operation is looked at this often */
     CONTROL_MOVES_MAX = 32,             /* planned leader moves under way */
     CONTROL_CHANGES_MAX = 8,            /* set changes under way: bounds what catching up costs */
     CONTROL_CRASH_FORGET_US = 600000000 /* led this long without a crash: the count starts anew */
@@ -129,7 +131,9 @@ void control_free(struct control *c);
 
 /* ---- leadership of the metadata group ---- */
 
-/* This controller leads `term` and its metadata is current (replica ACTIVE). */
+/* This controller leads `term` and its metadata is current (replica ACTIVE). The
+ * owner tells all shards (Lead); they report anew what holds: LED for each epoch
+ * that is active, CANNOT, SUPERSEDED, ACTIVATED, DAMAGED, CAUGHT_UP. */
 void control_start(struct control *c, uint64_t term, usec_t now, struct control_effects *fx);
 /* It leads no more: everything under way is forgotten. */
 void control_stop(struct control *c);
@@ -139,7 +143,8 @@ bool control_running(const struct control *c);
 
 void control_applied(struct control *c, const struct metadata_changes *changes, usec_t now,
                      struct control_effects *fx);
-/* Answer to PROPOSE: applied with this code, or not proposed (ERR_BUSY, ERR_NOT_LEADER). */
+/* Answer to PROPOSE: applied with this code (control_applied() was called with
+ * its changes before), or not proposed (ERR_BUSY, ERR_NOT_LEADER). */
 void control_proposed(struct control *c, uint64_t tag, enum err code, usec_t now, struct control_effects *fx);
 /* The detector's view of a member changed, or its link came up (up again: what
  * was sent before is lost). */

@@ -120,6 +120,10 @@ void election_on_timeout_now(struct election *e, const struct election_ask *m, u
 /* A SEND_SEALED of the replica: a vote that is now durable, own ones included. */
 void election_sealed(struct election *e, const struct replica_sealed *m, usec_t now,
                      struct replica_effects *rfx, struct election_effects *fx);
+/* REPORT_SUPERSEDED of the replica: a voter has promised this epoch to somebody
+ * who did not win. The leader stands again above it, at once. */
+void election_superseded(struct election *e, uint64_t promise, usec_t now, struct replica_effects *rfx,
+                         struct election_effects *fx);
 /* A forming cluster's founder: stand now, without waiting. */
 void election_stand(struct election *e, usec_t now, struct replica_effects *rfx, struct election_effects *fx);
 /* Pass leadership on: no proposals from here on (election_proposable() is false)

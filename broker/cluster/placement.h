@@ -45,8 +45,11 @@ struct placement_view {
 };
 
 /* Count leaders and replicas from the metadata. Members that no node has count
- * for nobody. */
+ * for nobody. A set that is changing counts as it is to be. */
 void placement_view_fill(struct placement_view *v, const struct metadata *m);
+/* Count what is under way: one more (by = 1) or fewer (-1) on the member's node. */
+void placement_count_replica(struct placement_view *v, const struct metadata *m, member_t member, int by);
+void placement_count_leader(struct placement_view *v, const struct metadata *m, member_t member, int by);
 
 /* First replicas of `count` new partitions, spread; the view counts them.
  * ERR_UNAVAILABLE: fewer than one usable shard. With fewer usable nodes than

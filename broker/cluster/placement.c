@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cluster/placement.h"
+
+#include <string.h>
+
+#include "base/check.h"
+
+uint32_t placement_slack(uint64_t total, size_t nodes) {
+    uint64_t share = nodes ? total * PLACEMENT_SPREAD_PERCENT / 100 / nodes : 0;
+    return share > PLACEMENT_SPREAD_MIN ? (uint32_t)share : PLACEMENT_SPREAD_MIN;
+}
+
+/* ---- the view ---- */
+
+static struct placement_node *view_node(const struct placement_view *v, uint32_t id) {
+    for (size_t i = 0; i < v->count; i++) {
+        if (v->nodes[i].id == id)
+            return &v->nodes[i];
+    }
+    return NULL;
+}
+
+/* Where a member lives in this view; NULL: nowhere. */
+static struct placement_node *home(const struct placement_view *v, const struct metadata *m, member_t member,
+                                   int *shard) {
+    const struct metadata_node *n = metadata_node_of(m, member, shard);
+    return n && *shard >= 0 ? view_node(v, n->id) : NULL;
+}
+
+void placement_count_replica(struct placement_view *v, const struct metadata *m, member_t member, int by) {
+    int shard;
+    struct placement_node *n = home(v, m, member, &shard);
+    if (n) {
+        n->replicas += (uint32_t)by;
+        n->shard_replicas[shard] += (uint32_t)by;
+    }
+}
+
+void placement_count_leader(struct placement_view *v, const struct metadata *m, member_t member, int by) {
+    int shard;
+    struct placement_node *n = home(v, m, member, &shard);
+    if (n) {
+        n->leaders += (uint32_t)by;
+        n->shard_leaders[shard] += (uint32_t)by;
+    }
+}
+
+void placement_view_fill(struct placement_view *v, const struct metadata *m) {
+    for (size_t i = 0; i < v->count; i++) {
+        struct placement_node *n = &v->nodes[i];
+        n->leaders = n->replicas = 0;
+        memset(n->shard_leaders, 0, sizeof n->shard_leaders);
+        memset(n->shard_replicas, 0, sizeof n->shard_replicas);
+    }
+    for (const struct metadata_partition *p = metadata_partition_next(m, 0); p;
+         p = metadata_partition_next(m, p->id)) {
+        placement_count_leader(v, m, p->record.leader, 1);
+        for (uint32_t i = 0; i < p->record.current.count; i++)
+            placement_count_replica(v, m, p->record.current.members[i], 1);
+        for (uint32_t i = 0; i < p->record.learners.count; i++) {
+            if (!replica_set_has(&p->record.current, p->record.learners.members[i]))
+                placement_count_replica(v, m, p->record.learners.members[i], 1);
+        }
+    }
+}
+
+/* The last tie-breaker: a mixed hash, so that equal nodes take turns. */
+static uint64_t mix(uint64_t a, uint64_t b) {
+    uint64_t z = (a ^ b * 0x9E3779B97F4A7C15u) + 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+static int shard_least(const struct placement_node *n) {
+    int best = -1;
+    for (uint32_t s = 0; s < n->shards_count; s++) {
+        if (n->shard_up[s] && (best < 0 || n->shard_replicas[s] < n->shard_replicas[best]))
+            best = (int)s;
+    }
+    return best;
+}
+
+/* ---- choosing a node for one more replica ---- */
+
+struct chosen {
+    const struct placement_node *nodes[REPLICA_SET_MAX];
+    uint32_t count;
+};
+
+static bool chosen_has(const struct chosen *c, const struct placement_node *n) {
+    for (uint32_t i = 0; i < c->count; i++) {
+        if (c->nodes[i] == n)
+            return true;
+    }
+    return false;
+}
+
+static bool zone_taken(const struct chosen *c, const struct placement_node *n) {
+    for (uint32_t i = 0; i < c->count && n->zone[0]; i++) {
+        if (strcmp(c->nodes[i]->zone, n->zone) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool node_better(const struct placement_view *v, const struct chosen *c,
+                        const struct placement_node *a, const struct placement_node *b) {
+    bool za = zone_taken(c, a), zb = zone_taken(c, b);
+    if (za != zb)
+        return zb;
+    if (a->replicas != b->replicas)
+        return a->replicas < b->replicas;
+    if (a->leaders != b->leaders)
+        return a->leaders < b->leaders;
+    if (a->load != b->load)
+        return a->load < b->load;
+    return mix(v->seed, a->id) < mix(v->seed, b->id);
+}
+
+static struct placement_node *node_pick(const struct placement_view *v, const struct chosen *c) {
+    struct placement_node *best = NULL;
+    for (size_t i = 0; i < v->count; i++) {
+        struct placement_node *n = &v->nodes[i];
+        if (!n->usable || chosen_has(c, n) || shard_least(n) < 0)
+            continue;
+        if (!best || node_better(v, c, n, best))
+            best = n;
+    }
+    return best;
+}
+
+/* Add replicas until the set has `wanted`, or no node is left. */
+static void set_fill(struct placement_view *v, struct chosen *c, struct replica_set *set, uint32_t wanted) {
+    while (set->count < wanted && c->count < REPLICA_SET_MAX) {
+        struct placement_node *n = node_pick(v, c);
+        if (!n)
+            return;
+        int shard = shard_least(n);
+        n->replicas++;
+        n->shard_replicas[shard]++;
+        c->nodes[c->count++] = n;
+        set->members[set->count++] = n->shards[shard];
+    }
+}
+
+static member_t leader_pick(struct placement_view *v, const struct chosen *c, const struct replica_set *set) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < c->count; i++) {
+        const struct placement_node *a = c->nodes[i], *b = c->nodes[best];
+        bool tie = a->leaders == b->leaders;
+        if (a->leaders < b->leaders || (tie && a->load < b->load) ||
+            (tie && a->load == b->load && mix(v->seed, a->id) < mix(v->seed, b->id)))
+            best = i;
+    }
+    struct placement_node *n = (struct placement_node *)c->nodes[best];
+    n->leaders++;
+    for (uint32_t s = 0; s < n->shards_count; s++)
+        n->shard_leaders[s] += n->shards[s] == set->members[best];
+    return set->members[best];
+}
+
+enum err placement_new(struct placement_view *v, uint32_t count, uint32_t replicas, struct placing *out) {
+    for (uint32_t i = 0; i < count; i++) {
+        struct chosen c = {.count = 0};
+        out[i] = (struct placing){0};
+        v->seed = mix(v->seed, i);
+        set_fill(v, &c, &out[i].set, replicas < REPLICA_SET_MAX ? replicas : REPLICA_SET_MAX);
+        if (out[i].set.count == 0)
+            return ERR_UNAVAILABLE;
+        out[i].leader = leader_pick(v, &c, &out[i].set);
+    }
+    return ERR_OK;
+}
+
+/* ---- planning ---- */
+
+struct plan {
+    struct placement_view *v;
+    const struct metadata *m;
+    struct placement_step *out;
+    size_t count, max;
+};
+
+static bool planned(const struct plan *p, uint64_t partition) {
+    for (size_t i = 0; i < p->count; i++) {
+        if (p->out[i].partition == partition)
+            return true;
+    }
+    return false;
+}
+
+static struct placement_step *step_add(struct plan *p, enum placement_step_type type, uint64_t partition) {
+    CHECK(p->count < p->max);
+    struct placement_step *s = &p->out[p->count++];
+    *s = (struct placement_step){.type = type, .partition = partition};
+    return s;
+}
+
+/* Replicas that are lost are built elsewhere; a set that is smaller than it
+ * should be grows. A set never shrinks because somebody died. */
+static void plan_repair(struct plan *plan, const struct metadata_partition *p) {
+    const struct metadata_mailbox *b = metadata_mailbox(plan->m, p->mailbox);
+    uint32_t wanted = metadata_replicas(plan->m, &b->settings);
+    struct replica_set set = {0};
+    struct chosen c = {.count = 0};
+    for (uint32_t i = 0; i < p->record.current.count; i++) {
+        int shard;
+        const struct placement_node *n = home(plan->v, plan->m, p->record.current.members[i], &shard);
+        if (!n || n->lost)
+            continue;
+        c.nodes[c.count++] = n;
+        set.members[set.count++] = p->record.current.members[i];
+    }
+    uint32_t kept = set.count, lost = p->record.current.count - kept;
+    if (lost == 0 && kept >= wanted)
+        return;
+    set_fill(plan->v, &c, &set, wanted > kept ? wanted : kept);
+    bool better = lost ? set.count >= p->record.current.count : set.count > kept;
+    if (better || (lost && set.count >= wanted)) {
+        struct placement_step *s = step_add(plan, PLACEMENT_SET, p->id);
+        s->set = set;
+        s->urgent = true;
+        for (uint32_t i = 0; i < p->record.current.count; i++) {
+            if (!replica_set_has(&set, p->record.current.members[i]))
+                placement_count_replica(plan->v, plan->m, p->record.current.members[i], -1);
+        }
+        return;
+    }
+    for (uint32_t i = kept; i < set.count; i++)
+        placement_count_replica(plan->v, plan->m, set.members[i], -1);
+}
+
+struct spread {
+    uint32_t least, most;
+    bool even;
+};
+
+static struct spread spread_of(const struct placement_view *v, bool leaders) {
+    struct spread s = {.least = UINT32_MAX};
+    uint64_t total = 0;
+    size_t nodes = 0;
+    for (size_t i = 0; i < v->count; i++) {
+        uint32_t n = leaders ? v->nodes[i].leaders : v->nodes[i].replicas;
+        if (!v->nodes[i].usable)
+            continue;
+        nodes++;
+        total += n;
+        s.least = n < s.least ? n : s.least;
+        s.most = n > s.most ? n : s.most;
+    }
+    s.even = nodes < 2 || s.most - s.least <= placement_slack(total, nodes);
+    return s;
+}
+
+/* A move counts if it takes from the fullest or gives to the emptiest, and the
+ * two are at least 2 apart: then the sum of squares falls. */
+static bool worth(const struct spread *s, uint32_t from, uint32_t to) {
+    return from >= to + 2 && (from == s->most || to == s->least);
+}
+
+static bool plan_lead(struct plan *plan, const struct metadata_partition *p) {
+    int shard;
+    struct spread s = spread_of(plan->v, true);
+    const struct placement_node *from = home(plan->v, plan->m, p->record.leader, &shard);
+    if (s.even || !from)
+        return false;
+    member_t best = 0;
+    const struct placement_node *best_node = NULL;
+    for (uint32_t i = 0; i < p->record.current.count; i++) {
+        const struct placement_node *to = home(plan->v, plan->m, p->record.current.members[i], &shard);
+        if (!to || to == from || !to->usable || !to->shard_up[shard] ||
+            !worth(&s, from->leaders, to->leaders))
+            continue;
+        if (!best_node || to->leaders < best_node->leaders ||
+            (to->leaders == best_node->leaders && to->load < best_node->load)) {
+            best = p->record.current.members[i];
+            best_node = to;
+        }
+    }
+    if (!best)
+        return false;
+    step_add(plan, PLACEMENT_LEAD, p->id)->to = best;
+    placement_count_leader(plan->v, plan->m, p->record.leader, -1);
+    placement_count_leader(plan->v, plan->m, best, 1);
+    return true;
+}
+
+/* The member to take away: on the fullest node; rather a follower than the leader. */
+static bool replica_to_move(const struct plan *plan, const struct metadata_partition *p,
+                            const struct spread *s, uint32_t *at, bool leaders_too) {
+    for (uint32_t i = 0; i < p->record.current.count; i++) {
+        int shard;
+        const struct placement_node *n = home(plan->v, plan->m, p->record.current.members[i], &shard);
+        bool leads = p->record.current.members[i] == p->record.leader;
+        if (n && n->usable && n->replicas == s->most && (leaders_too || !leads)) {
+            *at = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool plan_move(struct plan *plan, const struct metadata_partition *p, bool leaders_too) {
+    struct spread s = spread_of(plan->v, false);
+    uint32_t at;
+    if (s.even || !replica_to_move(plan, p, &s, &at, leaders_too))
+        return false;
+    struct replica_set set = p->record.current;
+    struct chosen all = {.count = 0}, others = {.count = 0};
+    for (uint32_t i = 0; i < set.count; i++) {
+        int shard;
+        const struct placement_node *n = home(plan->v, plan->m, set.members[i], &shard);
+        if (!n || n->lost)
+            return false;
+        all.nodes[all.count++] = n;
+        if (i != at)
+            others.nodes[others.count++] = n;
+    }
+    struct placement_node *to = node_pick(plan->v, &all);
+    if (!to || !worth(&s, s.most, to->replicas))
+        return false;
+    if (zone_taken(&others, to) && !zone_taken(&others, all.nodes[at]))
+        return false;
+    placement_count_replica(plan->v, plan->m, set.members[at], -1);
+    set.members[at] = to->shards[shard_least(to)];
+    placement_count_replica(plan->v, plan->m, set.members[at], 1);
+    step_add(plan, PLACEMENT_SET, p->id)->set = set;
+    return true;
+}
+
+enum pass { PASS_REPAIR, PASS_LEAD, PASS_MOVE_FOLLOWERS, PASS_MOVE_ANY, PASSES };
+
+static bool pass_done(const struct plan *plan, enum pass pass) {
+    if (plan->count == plan->max)
+        return true;
+    return pass != PASS_REPAIR && spread_of(plan->v, pass == PASS_LEAD).even;
+}
+
+size_t placement_plan(struct placement_view *v, const struct metadata *m, placement_may *may, void *ctx,
+                      struct placement_step *out, size_t max) {
+    struct plan plan = {
+        .v = v, .m = m, .out = out, .max = max < PLACEMENT_STEPS_MAX ? max : PLACEMENT_STEPS_MAX};
+    for (enum pass pass = 0; pass < PASSES; pass++) {
+        for (const struct metadata_partition *p = metadata_partition_next(m, 0); p && !pass_done(&plan, pass);
+             p = metadata_partition_next(m, p->id)) {
+            if (p->record.activating || p->record.learners.count || planned(&plan, p->id) || !may(ctx, p))
+                continue;
+            if (pass == PASS_REPAIR)
+                plan_repair(&plan, p);
+            else if (pass == PASS_LEAD)
+                plan_lead(&plan, p);
+            else
+                plan_move(&plan, p, pass == PASS_MOVE_ANY);
+        }
+    }
+    return plan.count;
+}
