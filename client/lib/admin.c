@@ -34,7 +34,8 @@ static void call_send(mr_client *c, struct call *call, usec_t now) {
     uint8_t *bytes = xmalloc(head_size + call->packed_size);
     mr__request__pack(&head, bytes);
     memcpy(bytes + head_size, call->packed, call->packed_size);
-    enum err e = link_send_raw(c->session->link, FRAME_REQUEST, bytes, head_size + call->packed_size, NULL, 0);
+    enum err e =
+        link_send_raw(c->session->link, FRAME_REQUEST, bytes, head_size + call->packed_size, NULL, 0);
     free(bytes);
     if (e == ERR_TOO_LARGE)
         call_complete(c, call, MR_ETOOLARGE, "request larger than this gateway takes");
@@ -45,15 +46,16 @@ static void call_send(mr_client *c, struct call *call, usec_t now) {
 void calls_pump(mr_client *c, usec_t now) {
     struct call *call, *next;
     HASH_ITER(hh, c->calls, call, next)
-        if (!call->flying && !call->retry_at)
-            call_send(c, call, now);
+    if (!call->flying && !call->retry_at)
+        call_send(c, call, now);
 }
 
 static void call_late(mr_client *c, struct call *call) {
     const char *why = c->trouble[0] ? c->trouble : call->refusal.code ? call->refusal.text : "no answer";
     char text[MR_ERROR_TEXT_BYTES];
     bool maybe = call->changes && (call->flying || call->again);
-    snprintf(text, sizeof text, "nobody answered in time%s: %s", maybe ? ", it may have been done" : "", why);
+    snprintf(text, sizeof text, "nobody answered in time%s: %.200s", maybe ? ", it may have been done" : "",
+             why);
     call_complete(c, call, maybe ? MR_EUNKNOWN : MR_ETIMEOUT, text);
 }
 
@@ -77,7 +79,8 @@ void calls_lost(mr_client *c) {
     HASH_ITER(hh, c->calls, call, next) {
         call->again |= call->flying;
         if (call->flying && call->once)
-            call_complete(c, call, MR_EUNKNOWN, "the connection was lost before the answer: it may have been done");
+            call_complete(c, call, MR_EUNKNOWN,
+                          "the connection was lost before the answer: it may have been done");
         else
             call->flying = false;
     }
@@ -86,14 +89,15 @@ void calls_lost(mr_client *c) {
 void calls_fail_all(mr_client *c, int code, const char *text) {
     struct call *call, *next;
     HASH_ITER(hh, c->calls, call, next)
-        call_complete(c, call, call->changes && (call->flying || call->again) ? MR_EUNKNOWN : code, text);
+    call_complete(c, call, call->changes && (call->flying || call->again) ? MR_EUNKNOWN : code, text);
 }
 
 static void call_pause(mr_client *c, struct call *call, const Mr__Response *m) {
     err_set(&call->refusal, (enum err)m->code, "%s", m->text);
     call->flying = false;
     call->again |= m->code != ERR_NOT_LEADER && m->code != ERR_UNAVAILABLE;
-    call->retry_at = loop_now(c->loop) + backoff_next(c, &call->backoff, CALL_PAUSE_MIN_USEC, CALL_PAUSE_MAX_USEC);
+    call->retry_at =
+        loop_now(c->loop) + backoff_next(c, &call->backoff, CALL_PAUSE_MIN_USEC, CALL_PAUSE_MAX_USEC);
     client_wake(c, call->retry_at);
 }
 
@@ -157,7 +161,8 @@ static int call_start(mr_client *c, struct call *call, mr_error *error) {
 
 static int call_outcome(const struct waiter *w, Mr__Response **response, mr_error *error) {
     if (w->error.code != MR_OK)
-        return error_set(error, w->error.code, "%s", w->error.text[0] ? w->error.text : err_text(w->error.code));
+        return error_set(error, w->error.code, "%s",
+                         w->error.text[0] ? w->error.text : err_text(w->error.code));
     if (!response)
         return MR_OK;
     *response = w->answer ? mr__response__unpack(NULL, w->answer_size, w->answer) : NULL;

@@ -214,12 +214,14 @@ int mr_client_open(const mr_client_options *options, mr_client **client, mr_erro
     error_clear(error);
     *client = NULL;
     if (!library_owned())
-        return error_set(error, MR_EFORKED, "the library was in use before the fork: open a client after exec");
+        return error_set(error, MR_EFORKED,
+                         "the library was in use before the fork: open a client after exec");
     mr_client_options o;
     options_copy(&o, sizeof o, options);
     mr_client *c = client_new();
     int code = client_set(c, &o, error);
-    if (code == MR_OK && getrandom(c->producer.bytes, sizeof c->producer.bytes, 0) != sizeof c->producer.bytes)
+    if (code == MR_OK &&
+        getrandom(c->producer.bytes, sizeof c->producer.bytes, 0) != sizeof c->producer.bytes)
         code = error_set(error, MR_EIO, "no random numbers: %s", strerror(errno));
     if (code == MR_OK) {
         client_lock(c); /* until c->thread is set */

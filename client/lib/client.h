@@ -45,8 +45,6 @@ enum {
  * callback that does not return, a stopped process). */
 #define CLIENT_GRACE_USEC (1 * USEC_S)
 
-
-
 /* ---- what one caller waits for (waiter.c): freed by the last of the two ---- */
 
 struct waiter {
@@ -56,8 +54,8 @@ struct waiter {
     bool done;
     mr_error error;
     mr_receipt receipt;
-    int result;         /* of a settlement */
-    uint8_t *answer;    /* of a call: encoded Response */
+    int result;      /* of a settlement */
+    uint8_t *answer; /* of a call: encoded Response */
     size_t answer_size;
 };
 struct waiter *waiter_new(void);
@@ -109,9 +107,9 @@ struct batch {
     struct batch_builder built;
     struct entry *entries;
     size_t entries_capacity;
-    uint32_t open; /* entries not completed */
-    size_t buffered; /* bytes counted in client.buffered */
-    usec_t earliest; /* deadline among the open entries */
+    uint32_t open;     /* entries not completed */
+    size_t buffered;   /* bytes counted in client.buffered */
+    usec_t earliest;   /* deadline among the open entries */
     struct body *body; /* once sent: the bytes, never changed from then on */
     uint64_t request;
     uint64_t sequence;
@@ -125,8 +123,8 @@ struct batch {
     mr_error error; /* MR_OK: receipt holds */
 };
 
-struct lane { /* batches on their way to a partition, or to any */
-    struct lane *prev, *next; /* in mailbox.lanes while there is something in it */
+struct lane {                    /* batches on their way to a partition, or to any */
+    struct lane *prev, *next;    /* in mailbox.lanes while there is something in it */
     struct partition *partition; /* NULL: the route chooses when it is sent */
     struct batch *batches;       /* oldest first; the last one is being filled */
 };
@@ -134,17 +132,17 @@ struct lane { /* batches on their way to a partition, or to any */
 struct partition {
     struct mailbox *mailbox;
     uint32_t number;
-    struct lane lane;      /* route by key */
-    struct batch *queue;   /* sent and unanswered, by sequence */
-    uint32_t queued;       /* batches in it */
-    uint32_t again, slow;  /* of these: to be sent again; in flight for long */
-    size_t bytes;          /* of it */
-    uint64_t sequence;     /* last one given */
-    uint64_t good;         /* last one receipted */
-    usec_t used;           /* when one was receipted last */
-    usec_t retry_at;       /* 0: not waiting */
+    struct lane lane;     /* route by key */
+    struct batch *queue;  /* sent and unanswered, by sequence */
+    uint32_t queued;      /* batches in it */
+    uint32_t again, slow; /* of these: to be sent again; in flight for long */
+    size_t bytes;         /* of it */
+    uint64_t sequence;    /* last one given */
+    uint64_t good;        /* last one receipted */
+    usec_t used;          /* when one was receipted last */
+    usec_t retry_at;      /* 0: not waiting */
     usec_t backoff;
-    uint64_t load;         /* usec of expected wait, as the gateway says */
+    uint64_t load; /* usec of expected wait, as the gateway says */
 };
 
 enum mailbox_state { MAILBOX_STALE, MAILBOX_ASKED, MAILBOX_KNOWN };
@@ -165,9 +163,9 @@ struct mailbox {
     int route;
     struct partition *partitions;
     uint32_t partitions_count;
-    uint32_t turn;      /* round-robin: next partition */
-    struct lane any;    /* for the route to choose */
-    struct lane *lanes; /* those with something in them */
+    uint32_t turn;       /* round-robin: next partition */
+    struct lane any;     /* for the route to choose */
+    struct lane *lanes;  /* those with something in them */
     struct batch *fresh; /* in flight and not for long, oldest first */
     uint32_t fresh_count;
     uint32_t again; /* batches to be sent again */
@@ -185,7 +183,7 @@ struct mr_message {
     struct batch_message view;
 };
 
-struct run { /* one Delivery; lives until each message is settled and freed */
+struct run {                             /* one Delivery; lives until each message is settled and freed */
     struct run *prev, *next;             /* in consumer.runs */
     struct run *queue_prev, *queue_next; /* in consumer.queue while next_index < count */
     mr_consumer *consumer;               /* a reference */
@@ -208,7 +206,7 @@ struct settlement { /* consecutive messages of one run, settled alike */
     void *ctx;
 };
 
-struct settle_frame { /* a Settle in flight */
+struct settle_frame {                 /* a Settle in flight */
     struct settle_frame *prev, *next; /* in consumer.frames */
     UT_hash_handle hh;                /* in client.settles */
     mr_consumer *consumer;
@@ -221,8 +219,8 @@ enum consumer_state {
     CONSUMER_STALE, /* not subscribed in this session */
     CONSUMER_ASKED, /* Subscribe sent */
     CONSUMER_READY,
-    CONSUMER_LEFT,  /* Unsubscribe sent */
-    CONSUMER_ENDED  /* `end` says why; MR_ECANCELLED: closed by the program */
+    CONSUMER_LEFT, /* Unsubscribe sent */
+    CONSUMER_ENDED /* `end` says why; MR_ECANCELLED: closed by the program */
 };
 
 struct mr_consumer {
@@ -242,10 +240,10 @@ struct mr_consumer {
     usec_t retry_at;
     usec_t backoff;
     struct err_detail refusal;
-    usec_t lease;      /* of the mailbox: ack timeout; 0: unknown */
-    struct run *runs;  /* every one with a message not both settled and freed */
-    struct run *queue; /* those with messages to hand out */
-    uint32_t held;     /* messages queued or handed out, not being settled */
+    usec_t lease;               /* of the mailbox: ack timeout; 0: unknown */
+    struct run *runs;           /* every one with a message not both settled and freed */
+    struct run *queue;          /* those with messages to hand out */
+    uint32_t held;              /* messages queued or handed out, not being settled */
     struct settlement *pending; /* to be sent */
     size_t pending_count, pending_capacity;
     usec_t settle_at; /* not before: some were answered "ask again"; 0: at once */
@@ -298,7 +296,7 @@ struct session { /* one connection; two while the client moves from one to the n
     mr_client *client;
     struct link *link;
     enum session_state state;
-    usec_t since;  /* dialled, or opened */
+    usec_t since; /* dialled, or opened */
     usec_t pinged;
     bool going; /* GOAWAY was heard */
     char address[ADDRESS_BYTES_MAX];
@@ -310,11 +308,11 @@ struct session { /* one connection; two while the client moves from one to the n
 
 struct resolve;
 
-struct connector { /* which address comes next (connect.c) */
+struct connector {                         /* which address comes next (connect.c) */
     char *addresses[CLIENT_ADDRESSES_MAX]; /* configured, then learnt */
     size_t count, configured;
-    size_t at;       /* next one to try */
-    size_t tried;    /* since the last wait */
+    size_t at;                        /* next one to try */
+    size_t tried;                     /* since the last wait */
     char found[8][ADDRESS_BYTES_MAX]; /* what the one being tried resolved to */
     size_t found_count, found_at;
     struct resolve *resolve; /* under way */
@@ -344,8 +342,8 @@ struct mr_client {
     usec_t pinging;
 
     struct connector connector;
-    struct session *session; /* open, used */
-    struct session *next;    /* being opened */
+    struct session *session;     /* open, used */
+    struct session *next;        /* being opened */
     char trouble[TROUBLE_BYTES]; /* why there is no session */
 
     uint64_t request; /* last number given */
@@ -371,7 +369,7 @@ struct mr_client {
 };
 
 /* client.c */
-int client_check(mr_client *c, mr_error *error); /* MR_EFORKED, MR_EUSAGE (NULL) */
+int client_check(mr_client *c, mr_error *error);      /* MR_EFORKED, MR_EUSAGE (NULL) */
 int client_check_wait(mr_client *c, mr_error *error); /* and MR_EUSAGE on its own thread */
 void client_keep(mr_client *c);
 void client_drop(mr_client *c);
@@ -445,9 +443,9 @@ void consumers_pump(mr_client *c, usec_t now);
 void consumers_tick(mr_client *c, usec_t now);
 void consumers_lost(mr_client *c);
 bool consumers_ended(const mr_client *c);
-void consumers_leave(mr_client *c);  /* the client closes: all of them, in good order */
+void consumers_leave(mr_client *c); /* the client closes: all of them, in good order */
 void consumers_cut(mr_client *c, int code, const char *text); /* now */
-void consumers_close(mr_client *c);  /* the program's handles with them */
+void consumers_close(mr_client *c);                           /* the program's handles with them */
 void consumer_drop(mr_consumer *k);
 void consumer_notify(mr_consumer *k);
 void on_subscribed(struct session *s, const Mr__Subscribed *m);
@@ -462,7 +460,7 @@ mr_message *run_pop(mr_consumer *k, usec_t now); /* NULL: none */
 bool run_less(struct run *r);
 bool message_settled(mr_message *m);
 void run_free(struct run *r);
-void runs_detach(mr_consumer *k); /* it has ended: nothing of it can be settled */
+void runs_detach(mr_consumer *k);                          /* it has ended: nothing of it can be settled */
 Mr__Held **runs_held(const mr_consumer *k, size_t *count); /* one free() */
 
 /* settle.c */

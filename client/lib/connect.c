@@ -22,7 +22,7 @@
 
 #define CONNECT_PAUSE_MIN_USEC (20 * USEC_MS)
 #define CONNECT_PAUSE_MAX_USEC (1 * USEC_S)
-#define RESOLVE_USEC (3 * USEC_S) /* then the next address is tried */
+#define RESOLVE_USEC           (3 * USEC_S) /* then the next address is tried */
 
 enum { FOUND_MAX = sizeof((struct connector *)0)->found / ADDRESS_BYTES_MAX };
 
@@ -128,7 +128,8 @@ static void found_add(char found[][ADDRESS_BYTES_MAX], size_t *count, const stru
     if (*count == FOUND_MAX || getnameinfo(a->ai_addr, a->ai_addrlen, host, sizeof host, port, sizeof port,
                                            NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return;
-    snprintf(found[(*count)++], ADDRESS_BYTES_MAX, strchr(host, ':') ? "tcp://[%s]:%s" : "tcp://%s:%s", host, port);
+    snprintf(found[(*count)++], ADDRESS_BYTES_MAX, strchr(host, ':') ? "tcp://[%s]:%s" : "tcp://%s:%s", host,
+             port);
 }
 
 static size_t look_up(const char *host, const char *port, int flags, char found[][ADDRESS_BYTES_MAX]) {

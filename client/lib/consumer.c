@@ -219,7 +219,8 @@ static void consumer_pause(mr_consumer *k, int code, const char *text) {
     settle_lost(k);
     k->state = CONSUMER_STALE;
     err_set(&k->refusal, (enum err)code, "%s", text);
-    k->retry_at = loop_now(c->loop) + backoff_next(c, &k->backoff, CONSUMER_PAUSE_MIN_USEC, CONSUMER_PAUSE_MAX_USEC);
+    k->retry_at =
+        loop_now(c->loop) + backoff_next(c, &k->backoff, CONSUMER_PAUSE_MIN_USEC, CONSUMER_PAUSE_MAX_USEC);
     client_wake(c, k->retry_at);
 }
 
@@ -278,10 +279,12 @@ static int consumer_check(mr_client *c, const char *mailbox, const mr_consumer_o
         return error_set(error, MR_EINVALID, "mailbox name '%.140s', expected 1 to 128 of A-Z a-z 0-9 . _ -",
                          mailbox ? mailbox : "");
     if (o->subscription && !name_valid(o->subscription))
-        return error_set(error, MR_EINVALID, "subscription name '%.140s', expected 1 to 128 of A-Z a-z 0-9 . _ -",
+        return error_set(error, MR_EINVALID,
+                         "subscription name '%.140s', expected 1 to 128 of A-Z a-z 0-9 . _ -",
                          o->subscription);
     if (o->credit > CONSUMER_CREDIT_MAX)
-        return error_set(error, MR_EINVALID, "credit %u, expected at most %d", o->credit, CONSUMER_CREDIT_MAX);
+        return error_set(error, MR_EINVALID, "credit %u, expected at most %d", o->credit,
+                         CONSUMER_CREDIT_MAX);
     return MR_OK;
 }
 
@@ -351,7 +354,8 @@ static void consumer_abandon(mr_consumer *k) {
 
 static int consumer_wait_open(mr_consumer *k, usec_t deadline, mr_error *error) {
     mr_client *c = k->client;
-    while (!k->opened && k->state != CONSUMER_ENDED && !k->leaving && steady_wait(&k->changed, &c->lock, deadline)) {
+    while (!k->opened && k->state != CONSUMER_ENDED && !k->leaving &&
+           steady_wait(&k->changed, &c->lock, deadline)) {
     }
     if (k->opened)
         return MR_OK;
@@ -365,8 +369,8 @@ static int consumer_wait_open(mr_consumer *k, usec_t deadline, mr_error *error) 
                                        : "no answer");
 }
 
-int mr_consumer_open(mr_client *c, const char *mailbox, const mr_consumer_options *options, int64_t timeout_ms,
-                     mr_consumer **consumer, mr_error *error) {
+int mr_consumer_open(mr_client *c, const char *mailbox, const mr_consumer_options *options,
+                     int64_t timeout_ms, mr_consumer **consumer, mr_error *error) {
     error_clear(error);
     *consumer = NULL;
     mr_consumer_options o;
@@ -459,7 +463,8 @@ int mr_consumer_flush(mr_consumer *k, int64_t timeout_ms, mr_error *error) {
 }
 
 static void wait_until_left(mr_consumer *k, usec_t deadline) {
-    while ((k->state != CONSUMER_ENDED || k->running) && steady_wait(&k->changed, &k->client->lock, deadline)) {
+    while ((k->state != CONSUMER_ENDED || k->running) &&
+           steady_wait(&k->changed, &k->client->lock, deadline)) {
     }
 }
 

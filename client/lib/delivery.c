@@ -73,7 +73,8 @@ void on_delivery(struct session *s, const Mr__Delivery *m, struct body *body) {
     struct run *r = run_new(k, m, body);
     if (!run_parse(r)) {
         run_free(r);
-        session_refuse(s, "DELIVERY of %u messages, expected them to fill its %zu bytes", m->count, body->size);
+        session_refuse(s, "DELIVERY of %u messages, expected them to fill its %zu bytes", m->count,
+                       body->size);
         return;
     }
     DL_APPEND(k->runs, r);
@@ -143,7 +144,7 @@ static void run_detach(struct run *r) {
 void runs_detach(mr_consumer *k) {
     struct run *r, *next;
     DL_FOREACH_SAFE(k->runs, r, next)
-        run_detach(r);
+    run_detach(r);
     k->held = 0;
 }
 

@@ -66,9 +66,9 @@ int deadline_of(mr_client *c, int64_t timeout_ms, usec_t *deadline, mr_error *er
         return error_set(error, MR_EINVALID, "timeout of %lld ms, expected 0 or more, or MR_TIMEOUT_DEFAULT",
                          (long long)timeout_ms);
     usec_t now = clock_now();
-    usec_t span = timeout_ms == MR_TIMEOUT_DEFAULT         ? c->timeout
+    usec_t span = timeout_ms == MR_TIMEOUT_DEFAULT            ? c->timeout
                   : timeout_ms > (USEC_NEVER - now) / USEC_MS ? USEC_NEVER - now
-                                                           : timeout_ms * USEC_MS;
+                                                              : timeout_ms * USEC_MS;
     *deadline = now + span;
     return MR_OK;
 }

@@ -128,10 +128,10 @@ void batch_free_done(mr_client *c) {
 
 static void late_error(const struct batch *b, mr_error *error) {
     const mr_client *c = b->mailbox->client;
-    const char *why = c->trouble[0]                    ? c->trouble
-                      : b->refusal.code                ? b->refusal.text
-                      : b->mailbox->refusal.code       ? b->mailbox->refusal.text
-                                                       : "no answer";
+    const char *why = c->trouble[0]              ? c->trouble
+                      : b->refusal.code          ? b->refusal.text
+                      : b->mailbox->refusal.code ? b->mailbox->refusal.text
+                                                 : "no answer";
     if (b->body)
         error_set(error, MR_EUNKNOWN, "sent, but nobody answered in time (%s): it may be stored", why);
     else
@@ -198,7 +198,7 @@ void batch_sweep(mr_client *c, usec_t now) {
 void publish_fail_all(mr_client *c, int code, const char *text) {
     struct batch *b, *next;
     DL_FOREACH_SAFE2(c->batches, b, next, all_next)
-        batch_complete(b, NULL, b->body ? MR_EUNKNOWN : code, text);
+    batch_complete(b, NULL, b->body ? MR_EUNKNOWN : code, text);
 }
 
 /* --- taking ----------------------------------------------------------------- */
@@ -217,9 +217,11 @@ static int header_check(const mr_header *h, size_t i, struct batch_field *out, m
 
 static int publication_check(const mr_publication *p, struct batch_field *fields, mr_error *error) {
     if (p->key_size > MR_KEY_BYTES_MAX)
-        return error_set(error, MR_ETOOLARGE, "key of %zu bytes, expected at most %d", p->key_size, MR_KEY_BYTES_MAX);
+        return error_set(error, MR_ETOOLARGE, "key of %zu bytes, expected at most %d", p->key_size,
+                         MR_KEY_BYTES_MAX);
     if (p->headers_count > MR_HEADERS_MAX)
-        return error_set(error, MR_ETOOLARGE, "%zu headers, expected at most %d", p->headers_count, MR_HEADERS_MAX);
+        return error_set(error, MR_ETOOLARGE, "%zu headers, expected at most %d", p->headers_count,
+                         MR_HEADERS_MAX);
     for (size_t i = 0; i < p->headers_count; i++) {
         int code = header_check(&p->headers[i], i, &fields[i], error);
         if (code != MR_OK)
@@ -253,7 +255,8 @@ static int room_wait(mr_client *c, size_t bytes, unsigned flags, usec_t deadline
     bool wait = !(flags & MR_NO_WAIT) && !pthread_equal(pthread_self(), c->thread);
     while (c->buffered && c->buffered + bytes > c->buffer_max && !c->stopping) {
         if (!wait)
-            return error_set(error, MR_EBUSY, "%zu bytes unreceipted, %zu allowed", c->buffered, c->buffer_max);
+            return error_set(error, MR_EBUSY, "%zu bytes unreceipted, %zu allowed", c->buffered,
+                             c->buffer_max);
         if (!steady_wait(&c->changed, &c->lock, deadline))
             return error_set(error, MR_ETIMEOUT, "no room in the client's buffer in time: %s",
                              c->trouble[0] ? c->trouble : "receipts are slow");
@@ -286,7 +289,8 @@ static int publish_take(mr_client *c, const char *mailbox, const mr_publication 
     size_t bytes = batch_message_bytes(p->key_size, fields, p->headers_count, p->payload_size);
     struct lane *lane = lane_of(m, p);
     struct batch *b = lane_room(m, lane, bytes);
-    CHECK(batch_add(&b->built, p->key, p->key_size, fields, p->headers_count, p->payload, p->payload_size) == ERR_OK);
+    CHECK(batch_add(&b->built, p->key, p->key_size, fields, p->headers_count, p->payload, p->payload_size) ==
+          ERR_OK);
     size_t before = b->buffered;
     batch_entry(b, e, bytes);
     c->buffered += b->buffered - before;
@@ -316,8 +320,8 @@ static int publish(mr_client *c, const char *mailbox, const mr_publication *mess
     mr_error own;
     client_lock(c);
     if (p.payload_size > message_limit(c))
-        code = error_set(error, MR_ETOOLARGE, "message of %zu bytes, the cluster takes at most %zu", p.payload_size,
-                         message_limit(c));
+        code = error_set(error, MR_ETOOLARGE, "message of %zu bytes, the cluster takes at most %zu",
+                         p.payload_size, message_limit(c));
     else
         code = room_wait(c, p.payload_size + PUBLISH_ENTRY_BYTES, flags, e.deadline, error);
     if (code == MR_OK)
@@ -385,7 +389,8 @@ int mr_client_flush(mr_client *c, int64_t timeout_ms, mr_error *error) {
     while ((c->batches || c->completing) && steady_wait(&c->changed, &c->lock, deadline)) {
     }
     if (c->batches || c->completing)
-        code = error_set(error, MR_ETIMEOUT, "publishes are unanswered: %s", c->trouble[0] ? c->trouble : "no answer");
+        code = error_set(error, MR_ETIMEOUT, "publishes are unanswered: %s",
+                         c->trouble[0] ? c->trouble : "no answer");
     client_unlock(c);
     return code;
 }

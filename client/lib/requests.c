@@ -69,17 +69,21 @@ static bool span_valid(int64_t ms) {
 
 static int settings_check(const mr_settings *s, mr_error *error) {
     if (s->partitions < 1 || s->partitions > MAILBOX_PARTITIONS_MAX)
-        return error_set(error, MR_EINVALID, "%u partitions, expected 1 to %d", s->partitions, MAILBOX_PARTITIONS_MAX);
+        return error_set(error, MR_EINVALID, "%u partitions, expected 1 to %d", s->partitions,
+                         MAILBOX_PARTITIONS_MAX);
     if (s->replicas < 1 || s->replicas > MAILBOX_REPLICAS_MAX)
-        return error_set(error, MR_EINVALID, "%u replicas, expected 1 to %d", s->replicas, MAILBOX_REPLICAS_MAX);
+        return error_set(error, MR_EINVALID, "%u replicas, expected 1 to %d", s->replicas,
+                         MAILBOX_REPLICAS_MAX);
     if (!in_range(s->durability, MR_NONE) || !in_range(s->route, MR_ROUTE_KEY) ||
         !in_range(s->dispatch, MR_DISPATCH_EXCLUSIVE) || !in_range(s->overflow, MR_OVERFLOW_DROP_OLDEST))
         return error_set(error, MR_EINVALID, "durability %d, route %d, dispatch %d or overflow %d is not one",
                          s->durability, s->route, s->dispatch, s->overflow);
     if (!span_valid(s->ttl_ms) || !span_valid(s->ack_timeout_ms) || !span_valid(s->retain_ms))
         return error_set(error, MR_EINVALID, "a time span is negative or too long");
-    if (!memchr(s->dead_letter, 0, sizeof s->dead_letter) || (s->dead_letter[0] && !name_valid(s->dead_letter)))
-        return error_set(error, MR_EINVALID, "dead-letter mailbox '%.128s', expected 1 to 128 of A-Z a-z 0-9 . _ -",
+    if (!memchr(s->dead_letter, 0, sizeof s->dead_letter) ||
+        (s->dead_letter[0] && !name_valid(s->dead_letter)))
+        return error_set(error, MR_EINVALID,
+                         "dead-letter mailbox '%.128s', expected 1 to 128 of A-Z a-z 0-9 . _ -",
                          s->dead_letter);
     return MR_OK;
 }
@@ -191,7 +195,8 @@ int mr_mailbox_purge(mr_client *c, const char *mailbox, int64_t timeout_ms, mr_e
     return mailbox_request(c, MR__REQUEST__WHAT_MAILBOX_PURGE, mailbox, &kind, timeout_ms, NULL, error);
 }
 
-int mr_mailbox_recover(mr_client *c, const char *mailbox, const char *node, int64_t timeout_ms, mr_error *error) {
+int mr_mailbox_recover(mr_client *c, const char *mailbox, const char *node, int64_t timeout_ms,
+                       mr_error *error) {
     static const struct call_kind kind = {.changes = true, .once = true};
     error_clear(error);
     int code = name_check("mailbox", mailbox, error);
@@ -212,12 +217,13 @@ int mr_mailbox_show(mr_client *c, const char *mailbox, int64_t timeout_ms, const
                     mr_error *error) {
     Mr__Response *response = NULL;
     *info = NULL;
-    int code = mailbox_request(c, MR__REQUEST__WHAT_MAILBOX_SHOW, mailbox, &question, timeout_ms, &response, error);
+    int code =
+        mailbox_request(c, MR__REQUEST__WHAT_MAILBOX_SHOW, mailbox, &question, timeout_ms, &response, error);
     return code == MR_OK ? info_mailbox(response, info, error) : code;
 }
 
-static int empty_request(mr_client *c, Mr__Request__WhatCase what_case, int64_t timeout_ms, Mr__Response **response,
-                         mr_error *error) {
+static int empty_request(mr_client *c, Mr__Request__WhatCase what_case, int64_t timeout_ms,
+                         Mr__Response **response, mr_error *error) {
     error_clear(error);
     Mr__Empty what = MR__EMPTY__INIT;
     Mr__Request r = MR__REQUEST__INIT;
@@ -242,8 +248,8 @@ int mr_cluster_status(mr_client *c, int64_t timeout_ms, const mr_cluster_info **
 
 /* --- subscriptions ---------------------------------------------------------- */
 
-int mr_subscription_create(mr_client *c, const char *mailbox, const char *subscription, int from, uint64_t value,
-                           int64_t timeout_ms, mr_error *error) {
+int mr_subscription_create(mr_client *c, const char *mailbox, const char *subscription, int from,
+                           uint64_t value, int64_t timeout_ms, mr_error *error) {
     static const struct call_kind kind = {.changes = true, .gone_ok = MR_EEXISTS};
     error_clear(error);
     int code = name_check("mailbox", mailbox, error);
@@ -286,7 +292,7 @@ int mr_subscriptions(mr_client *c, const char *mailbox, int64_t timeout_ms, cons
                      mr_error *error) {
     Mr__Response *response = NULL;
     *list = NULL;
-    int code =
-        mailbox_request(c, MR__REQUEST__WHAT_SUBSCRIPTION_LIST, mailbox, &question, timeout_ms, &response, error);
+    int code = mailbox_request(c, MR__REQUEST__WHAT_SUBSCRIPTION_LIST, mailbox, &question, timeout_ms,
+                               &response, error);
     return code == MR_OK ? info_subscriptions(response, list, error) : code;
 }

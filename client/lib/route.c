@@ -8,10 +8,10 @@
 #include "client/lib/client.h"
 
 enum {
-    ROUTE_DRAWS_MAX = 4,       /* of two partitions, before all are looked at */
-    ROUTE_PARTITION_MAX = 16,  /* batches unanswered of one */
-    ROUTE_SLOW_MAX = 2,        /* of one that does not answer, when no other is left */
-    ROUTE_BYTES_PER_USEC = 64  /* own unreceipted bytes against the loads' expected wait */
+    ROUTE_DRAWS_MAX = 4,      /* of two partitions, before all are looked at */
+    ROUTE_PARTITION_MAX = 16, /* batches unanswered of one */
+    ROUTE_SLOW_MAX = 2,       /* of one that does not answer, when no other is left */
+    ROUTE_BYTES_PER_USEC = 64 /* own unreceipted bytes against the loads' expected wait */
 };
 
 static bool usable(const struct partition *p) {
@@ -71,7 +71,8 @@ void route_by_key(struct mailbox *m) {
         for (uint32_t i = 0; batch_next(&cursor, &view); i++) {
             struct lane *lane = &m->any;
             if (view.key.size)
-                lane = &m->partitions[batch_key_hash(view.key.data, view.key.size) % m->partitions_count].lane;
+                lane =
+                    &m->partitions[batch_key_hash(view.key.data, view.key.size) % m->partitions_count].lane;
             batch_take(lane_room(m, lane, view.bytes), &view, &b->entries[i]);
         }
         DL_DELETE(list, b);

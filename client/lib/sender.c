@@ -21,11 +21,11 @@
 #include "base/xalloc.h"
 #include "client/lib/client.h"
 
-#define SENDER_STEP_BYTES (16 * KIB)
-#define SENDER_GOOD_BYTES (64 * KIB)
-#define SENDER_FRESH_USEC (200 * USEC_MS) /* then others are preferred to its partition */
-#define SENDER_PAUSE_MIN_USEC (2 * USEC_MS)
-#define SENDER_PAUSE_MAX_USEC (100 * USEC_MS)
+#define SENDER_STEP_BYTES            (16 * KIB)
+#define SENDER_GOOD_BYTES            (64 * KIB)
+#define SENDER_FRESH_USEC            (200 * USEC_MS) /* then others are preferred to its partition */
+#define SENDER_PAUSE_MIN_USEC        (2 * USEC_MS)
+#define SENDER_PAUSE_MAX_USEC        (100 * USEC_MS)
 #define SENDER_LOOKUP_PAUSE_MIN_USEC (10 * USEC_MS)
 #define SENDER_LOOKUP_PAUSE_MAX_USEC (200 * USEC_MS)
 /* A producer that was idle for longer may have been forgotten (a leader under
@@ -94,7 +94,8 @@ static void body_release(struct body *body) {
 static void batch_seal(struct batch *b) {
     batch_finish(&b->built, &b->mailbox->client->producer, b->sequence, b->after, b->published, 0);
     b->body = xmalloc(sizeof *b->body);
-    *b->body = (struct body){.data = b->built.data, .size = b->built.size, .release = body_release, .refs = 1};
+    *b->body =
+        (struct body){.data = b->built.data, .size = b->built.size, .release = body_release, .refs = 1};
 }
 
 /* Another `after`, in a copy: the link may hold the old bytes still. */
@@ -284,7 +285,7 @@ static void mailbox_pump(struct mailbox *m, usec_t now) {
     bool open = mailbox_resend(m, now);
     struct lane *lane, *next;
     DL_FOREACH_SAFE(m->lanes, lane, next)
-        open = open && lane_pump(m, lane, now);
+    open = open && lane_pump(m, lane, now);
     if (!open)
         mailbox_dirty(m);
     if (m->lanes && m->fresh)
@@ -341,14 +342,15 @@ static void partition_pause(struct partition *p) {
     mr_client *c = p->mailbox->client;
     if (p->retry_at)
         return;
-    p->retry_at = loop_now(c->loop) + backoff_next(c, &p->backoff, SENDER_PAUSE_MIN_USEC, SENDER_PAUSE_MAX_USEC);
+    p->retry_at =
+        loop_now(c->loop) + backoff_next(c, &p->backoff, SENDER_PAUSE_MIN_USEC, SENDER_PAUSE_MAX_USEC);
     client_wake(c, p->retry_at);
 }
 
 void sender_lost(mr_client *c) {
     struct batch *b, *next_batch;
     HASH_ITER(hh, c->requests, b, next_batch)
-        batch_again(b);
+    batch_again(b);
     struct mailbox *m, *next;
     HASH_ITER(hh, c->mailboxes, m, next) {
         m->state = MAILBOX_STALE;
@@ -376,7 +378,7 @@ static void mailbox_replaced(struct mailbox *m) {
         struct partition *p = &m->partitions[i];
         struct batch *b, *next;
         DL_FOREACH_SAFE(p->queue, b, next)
-            batch_complete(b, NULL, MR_EUNKNOWN, "the mailbox was deleted and made anew meanwhile");
+        batch_complete(b, NULL, MR_EUNKNOWN, "the mailbox was deleted and made anew meanwhile");
         DL_FOREACH_SAFE(p->lane.batches, b, next) {
             lane_remove(b);
             lane_push(m, &m->any, b, false);
@@ -411,7 +413,8 @@ static bool mailbox_is(const struct mailbox *m, const Mr__MailboxInfo *info) {
 void on_mailbox_info(struct session *s, const Mr__MailboxInfo *info) {
     mr_client *c = s->client;
     if (info->partitions < 1 || info->partitions > MAILBOX_PARTITIONS_MAX || !info->mailbox_id) {
-        session_refuse(s, "MAILBOX_INFO: %u partitions, expected 1 to %d", info->partitions, MAILBOX_PARTITIONS_MAX);
+        session_refuse(s, "MAILBOX_INFO: %u partitions, expected 1 to %d", info->partitions,
+                       MAILBOX_PARTITIONS_MAX);
         return;
     }
     struct mailbox *m, *other;
@@ -447,15 +450,15 @@ void on_loads(struct session *s, const Mr__Loads *loads) {
 static void mailbox_refused(struct mailbox *m, int code, const char *text) {
     struct batch *b, *next;
     DL_FOREACH_SAFE2(m->client->batches, b, next, all_next)
-        if (b->mailbox == m)
-            batch_complete(b, NULL, b->body ? MR_EUNKNOWN : code, text);
+    if (b->mailbox == m)
+        batch_complete(b, NULL, b->body ? MR_EUNKNOWN : code, text);
 }
 
 bool lookup_failed(mr_client *c, uint64_t request, int code, const char *text) {
     struct mailbox *m, *next;
     HASH_ITER(hh, c->mailboxes, m, next)
-        if (m->state == MAILBOX_ASKED && m->request == request)
-            break;
+    if (m->state == MAILBOX_ASKED && m->request == request)
+        break;
     if (!m)
         return false;
     m->state = MAILBOX_STALE;

@@ -19,13 +19,13 @@
 #include "client/lib/client.h"
 #include "wire/hello.h"
 
-#define SESSION_PING_USEC   (1 * USEC_S)   /* of silence, then ask */
-#define SESSION_SILENT_USEC (3 * USEC_S)   /* of silence, then leave */
-#define SESSION_HELLO_USEC  (2 * USEC_S)   /* from the dial to Welcome */
-#define SESSION_LASTED_USEC (1 * USEC_S)   /* open as long: the next dial goes out at once */
-#define SESSION_BATCH_BYTES (256 * KIB)    /* largest batch of several messages */
-#define SESSION_FRAME_SLACK_BYTES 4096     /* of a frame: head and header */
-#define SESSION_WINDOW_DEFAULT (16 * MIB)
+#define SESSION_PING_USEC         (1 * USEC_S) /* of silence, then ask */
+#define SESSION_SILENT_USEC       (3 * USEC_S) /* of silence, then leave */
+#define SESSION_HELLO_USEC        (2 * USEC_S) /* from the dial to Welcome */
+#define SESSION_LASTED_USEC       (1 * USEC_S) /* open as long: the next dial goes out at once */
+#define SESSION_BATCH_BYTES       (256 * KIB)  /* largest batch of several messages */
+#define SESSION_FRAME_SLACK_BYTES 4096         /* of a frame: head and header */
+#define SESSION_WINDOW_DEFAULT    (16 * MIB)
 
 bool session_is_open(const mr_client *c) {
     return c->session && c->session->state == SESSION_OPEN;
@@ -44,7 +44,8 @@ static size_t within(uint64_t announced, size_t fallback, size_t most) {
 
 static void session_limits(struct session *s, const Mr__Welcome *m, const struct hello_agreed *agreed) {
     s->frame_bytes = agreed->send_bytes_max;
-    s->message_bytes = within(m->message_bytes_max, s->frame_bytes, s->frame_bytes - SESSION_FRAME_SLACK_BYTES);
+    s->message_bytes =
+        within(m->message_bytes_max, s->frame_bytes, s->frame_bytes - SESSION_FRAME_SLACK_BYTES);
     s->batch_bytes = within(s->message_bytes, SESSION_BATCH_BYTES, SESSION_BATCH_BYTES);
     s->window = within(m->window_bytes, SESSION_WINDOW_DEFAULT, SIZE_MAX);
 }
@@ -156,7 +157,7 @@ static void take_delivery(void *ctx, struct link *link, const void *header, stru
 }
 
 static const frame_handler before_welcome[FRAME_TYPES] = {
-    [FRAME_WELCOME] = on_welcome, [FRAME_FAIL] = on_fail, [FRAME_PING] = on_ping,
+    [FRAME_WELCOME] = on_welcome, [FRAME_FAIL] = on_fail,     [FRAME_PING] = on_ping,
     [FRAME_PONG] = on_pong,       [FRAME_GOAWAY] = on_goaway,
 };
 
@@ -245,8 +246,11 @@ static void session_dial(mr_client *c, usec_t now) {
     s->client = c;
     s->since = now;
     snprintf(s->address, sizeof s->address, "%s", url);
-    struct link_options options = {.handlers = &handlers, .ctx = s, .frame_bytes = FRAME_BYTES_DEFAULT,
-                                   .header_bytes = FRAME_HEADER_BYTES_MAX, .dial_timeout = SESSION_HELLO_USEC};
+    struct link_options options = {.handlers = &handlers,
+                                   .ctx = s,
+                                   .frame_bytes = FRAME_BYTES_DEFAULT,
+                                   .header_bytes = FRAME_HEADER_BYTES_MAX,
+                                   .dial_timeout = SESSION_HELLO_USEC};
     options.queued_bytes = 4 * c->buffer_max + 64 * MIB; /* kept far below by window and buffer */
     struct err_detail detail;
     s->link = link_dial(c->loop, url, &options, &detail);

@@ -74,7 +74,8 @@ static int settle_check(const mr_message *m, int kind, int64_t delay_ms, mr_erro
     return MR_OK;
 }
 
-int mr_settle_async(mr_message *m, int kind, int64_t delay_ms, mr_settled settled, void *ctx, mr_error *error) {
+int mr_settle_async(mr_message *m, int kind, int64_t delay_ms, mr_settled settled, void *ctx,
+                    mr_error *error) {
     error_clear(error);
     int code = settle_check(m, kind, delay_ms, error);
     if (code != MR_OK)
@@ -310,7 +311,8 @@ static bool results_valid(const struct settle_frame *f, const ProtobufCBinaryDat
 
 static void settle_ask_again(mr_consumer *k) {
     usec_t now = loop_now(k->client->loop);
-    k->settle_at = now + backoff_next(k->client, &k->settle_backoff, SETTLE_PAUSE_MIN_USEC, SETTLE_PAUSE_MAX_USEC);
+    k->settle_at =
+        now + backoff_next(k->client, &k->settle_backoff, SETTLE_PAUSE_MIN_USEC, SETTLE_PAUSE_MAX_USEC);
     client_wake(k->client, k->settle_at);
 }
 

@@ -211,8 +211,9 @@ int info_cluster(Mr__Response *response, const mr_cluster_info **out, mr_error *
     for (size_t i = 0; i < in->n_nodes; i++)
         node_read(info, in->nodes[i], list[i]);
     mr_cluster_info *m = (mr_cluster_info *)(void *)info->bytes;
-    *m = (mr_cluster_info){in->cluster,       in->controller, in->n_nodes,          (const mr_node_info *const *)list,
-                           in->partitions,    in->without_leader, in->under_replicated, in->quarantined};
+    *m = (mr_cluster_info){
+        in->cluster,    in->controller,     in->n_nodes,          (const mr_node_info *const *)list,
+        in->partitions, in->without_leader, in->under_replicated, in->quarantined};
     *out = m;
     return MR_OK;
 }
