@@ -7,17 +7,29 @@
  */
 #include "replica/core.h"
 
-static void mark(struct replica *r, bool everything, struct replica_effects *fx) {
+/* Nothing but the promise is left: an empty checkpoint takes the place of all. */
+static void forget_everything(struct replica *r, struct replica_effects *fx) {
+    struct encoder e = {0};
+    log_reset(r, &(struct replica_state){.config = *log_voters(r)});
+    replica_encode(r, 0, &e);
+    fx_journal(r, fx, REPLICA_INSTALL)->install.state = encoder_body(&e);
+}
+
+static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
+    bool everything = from <= r->log.base_index || r->log.last_index == 0;
     r->damage++;
     r->whole_written = false;
     r->mend_to = 0;
     struct replica_effect *e = fx_journal(r, fx, REPLICA_MARK_DAMAGED);
     e->damage.number = r->damage;
+    e->damage.from = from;
     e->damage.everything = everything;
     r->damage_mark = r->mark;
     if (r->promise)
         promise_record(r, fx);
     r->report_at = 0; /* at the next tick, which is due at once */
+    if (everything)
+        forget_everything(r, fx);
 }
 
 /* What stands behind the readable end is cut in the journal too: it must not be
@@ -25,7 +37,7 @@ static void mark(struct replica *r, bool everything, struct replica_effects *fx)
 void damage_mark_due(struct replica *r, struct replica_effects *fx) {
     if (!r->damaged || r->damage_mark)
         return;
-    mark(r, r->log.last_index == 0, fx);
+    mark(r, r->log.last_index + 1, fx);
     if (r->log.last_index)
         fx_journal(r, fx, REPLICA_TRUNCATE)->index = r->log.last_index;
 }
@@ -35,10 +47,8 @@ void damage_found(struct replica *r, uint64_t index, struct replica_effects *fx)
         lead_stop(r, fx);
     r->damaged = true;
     r->owes = false;
-    mark(r, index <= r->log.base_index, fx);
-    if (index <= r->log.base_index)
-        log_reset(r, &(struct replica_state){.config = *log_voters(r)});
-    else if (index <= r->log.last_index)
+    mark(r, index, fx);
+    if (index <= r->log.last_index)
         log_truncate(r, index - 1, fx);
     r->verified = r->verified < r->log.last_index ? r->verified : r->log.last_index;
 }

@@ -233,7 +233,8 @@ static void on_refused(struct replica *r, struct peer *p, const struct replica_a
     fx_push(fx, REPLICA_REPORT_SUPERSEDED)->promise.epoch = m->promise;
 }
 
-/* True: an answer from before its last known damage, not to be believed. */
+/* True: an answer from before its last known damage, not to be believed; or the
+ * first report of one. */
 static bool on_damage(struct replica *r, struct peer *p, const struct replica_appended *m) {
     if (m->damage < p->damage)
         return true;
@@ -245,7 +246,7 @@ static bool on_damage(struct replica *r, struct peer *p, const struct replica_ap
         p->mend_to = r->log.last_index;
         peer_probe(r, p, m->verified + 1);
     }
-    return false;
+    return report;
 }
 
 static void caught_up(struct replica *r, struct peer *p, usec_t now, struct replica_effects *fx) {

@@ -98,7 +98,8 @@ struct replica_state {
     struct replica_set config; /* metadata group: voters as of base_index */
     bool damaged;              /* something at or behind the end given here is unreadable, or the last of */
                                /* MARK_DAMAGED and MARK_WHOLE in the journal is MARK_DAMAGED */
-    uint64_t damage;           /* number of the last MARK_DAMAGED; 0: never */
+    uint64_t damage; /* above the number of each MARK_DAMAGED so far, and growing with each start: */
+                     /* the journal's start counter, shifted up by 20 bits, will do */
 };
 
 struct replica_options {
@@ -235,9 +236,9 @@ struct replica_effect {
         } fetch; /* reader 0: apply */
         struct {
             uint64_t number;
-            bool everything;
-        } damage; /* MARK_DAMAGED; everything: the checkpoint and */
-                  /* all entries before this mark are not to be given at recovery */
+            uint64_t from;   /* first index that cannot be trusted; what follows from it (TRUNCATE, or */
+            bool everything; /* INSTALL of an empty checkpoint when everything is lost) comes right behind */
+        } damage;            /* MARK_DAMAGED */
         struct {
             uint64_t base_index, base_epoch;
             struct body *state; /* INSTALL, INSTALLED: state is what */

@@ -28,7 +28,8 @@ struct partition *partition_new(const struct partition_options *options, const s
     p->checkpoint_base = state->base_index;
     p->hold_until = USEC_NEVER;
     p->mailbox = mailbox_of(p);
-    if (mailbox_state && !mailbox_restore(p->mailbox, mailbox_state)) {
+    /* no bytes: the empty checkpoint of a copy that lost everything (replica/damage.c) */
+    if (mailbox_state && decoder_left(mailbox_state) && !mailbox_restore(p->mailbox, mailbox_state)) {
         mailbox_free(p->mailbox);
         free(p);
         return NULL;

@@ -35,8 +35,7 @@ static struct disk disk_copy(const struct disk *d) {
                         .base_index = d->base_index,
                         .base_epoch = d->base_epoch,
                         .checkpoint = body_keep(d->checkpoint),
-                        .damaged = d->damaged,
-                        .damage = d->damage};
+                        .damaged = d->damaged};
     for (size_t i = 0; i < d->count; i++)
         entry_push(&copy.entries, &copy.count, &copy.capacity, &d->entries[i]);
     for (size_t i = 0; i < d->live_count; i++)
@@ -116,14 +115,6 @@ static void replay(struct disk *d, const struct record *r) {
         break;
     case R_DAMAGED:
         d->damaged = true;
-        d->damage = r->number;
-        if (!r->everything)
-            break;
-        entries_cut(d->entries, &d->count, 0);
-        entries_cut(d->live, &d->live_count, 0);
-        body_drop(d->checkpoint);
-        d->checkpoint = NULL;
-        d->base_index = d->base_epoch = 0;
         break;
     case R_WHOLE:
         d->damaged = false;
@@ -210,6 +201,9 @@ static void machine_encode(const struct machine *m, struct encoder *e) {
 static void checkpoint_decode(const struct body *b, struct replica_state *state, struct machine *m) {
     struct decoder d = decoder_of(b->data, b->size);
     cr_assert(replica_decode(&d, state));
+    *m = (struct machine){0};
+    if (decoder_left(&d) == 0) /* everything was lost */
+        return;
     m->applied = decode_u64(&d);
     m->digest = decode_u64(&d);
     for (size_t i = 0; i < LIVE_ENTRIES; i++)
@@ -250,15 +244,14 @@ static void do_install(struct node *n, const struct replica_effect *e) {
     r->state = body_keep(e->install.state);
     r->live_count = e->install.live_count;
     r->live = xmalloc((r->live_count + 1) * sizeof *r->live);
-    memcpy(r->live, e->install.live, r->live_count * sizeof *r->live);
+    if (r->live_count)
+        memcpy(r->live, e->install.live, r->live_count * sizeof *r->live);
     replay(&n->disk, r);
 }
 
-static void do_numbered(struct node *n, enum record_type type, uint64_t number, bool everything,
-                        member_t candidate) {
+static void do_numbered(struct node *n, enum record_type type, uint64_t number, member_t candidate) {
     struct record *r = journal(n, type);
     r->number = number;
-    r->everything = everything;
     r->candidate = candidate;
     replay(&n->disk, r);
 }
@@ -273,19 +266,19 @@ static void do_effect(struct harness *h, struct node *n, struct replica_effect *
         journal_entry(n, R_STAGE, &e->entry);
         break;
     case REPLICA_UNSTAGE:
-        do_numbered(n, R_UNSTAGE, 0, false, 0);
+        do_numbered(n, R_UNSTAGE, 0, 0);
         break;
     case REPLICA_TRUNCATE:
-        do_numbered(n, R_TRUNCATE, e->index, false, 0);
+        do_numbered(n, R_TRUNCATE, e->index, 0);
         break;
     case REPLICA_PROMISE:
-        do_numbered(n, R_PROMISE, e->promise.epoch, false, e->promise.candidate);
+        do_numbered(n, R_PROMISE, e->promise.epoch, e->promise.candidate);
         break;
     case REPLICA_MARK_DAMAGED:
-        do_numbered(n, R_DAMAGED, e->damage.number, e->damage.everything, 0);
+        do_numbered(n, R_DAMAGED, e->damage.number, 0);
         break;
     case REPLICA_MARK_WHOLE:
-        do_numbered(n, R_WHOLE, 0, false, 0);
+        do_numbered(n, R_WHOLE, 0, 0);
         break;
     case REPLICA_INSTALL:
         do_install(n, e);
@@ -344,6 +337,7 @@ static void start(struct harness *h, struct node *n) {
     struct replica_state state = {0};
     struct disk *d = &n->disk;
     n->machine = (struct machine){0};
+    memset(n->seen, 0, sizeof n->seen);
     if (d->checkpoint)
         checkpoint_decode(d->checkpoint, &state, &n->machine);
     if (d->promise >= state.promise) {
@@ -359,7 +353,7 @@ static void start(struct harness *h, struct node *n) {
     state.entries = entries;
     state.entries_count = d->count;
     state.damaged = d->damaged;
-    state.damage = d->damage;
+    state.damage = ++n->starts << 20;
     struct replica_options options = h->options;
     options.self = n->id;
     n->r = replica_new(&options, &state);
@@ -486,6 +480,13 @@ void pump(struct harness *h, member_t id) {
     struct node *n = node_of(h, id);
     struct replica_effects fx = {0};
     replica_pump(n->r, h->now, &fx);
+    carry_out(h, n, &fx);
+}
+
+void tick(struct harness *h, member_t id) {
+    struct node *n = node_of(h, id);
+    struct replica_effects fx = {0};
+    replica_tick(n->r, h->now, &fx);
     carry_out(h, n, &fx);
 }
 
@@ -679,9 +680,7 @@ void pass(struct harness *h, usec_t span) {
             h->now = next;
         if (!due)
             return;
-        struct replica_effects fx = {0};
-        replica_tick(due->r, h->now, &fx);
-        carry_out(h, due, &fx);
+        tick(h, due->id);
     }
 }
 

@@ -32,7 +32,6 @@ struct disk {
     struct entry *staged;
     size_t staged_count, staged_capacity;
     bool damaged;
-    uint64_t damage;
 };
 
 enum record_type {
@@ -53,7 +52,6 @@ struct record {
     uint64_t number; /* index, epoch, damage or base */
     uint64_t epoch;
     member_t candidate;
-    bool everything;
     struct body *state;
     uint64_t *live;
     size_t live_count;
@@ -74,6 +72,7 @@ struct fetch {
 struct node {
     member_t id;
     bool alive;
+    uint64_t starts;
     struct replica *r; /* NULL when not alive */
     struct machine machine;
     struct record *journal;
@@ -121,6 +120,7 @@ struct node *node_of(struct harness *h, member_t id);
 void tell_record(struct harness *h, member_t id, const struct replica_record *record);
 enum err propose(struct harness *h, member_t id, const char *text);
 void pump(struct harness *h, member_t id);
+void tick(struct harness *h, member_t id);
 void sync_node(struct harness *h, member_t id);
 void read_node(struct harness *h, member_t id); /* answers the oldest FETCH, else SNAPSHOT */
 /* Writes a checkpoint of its own at the applied index. */
