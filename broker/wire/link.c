@@ -97,11 +97,13 @@ static void name_ipc_peer(struct link *link) {
              (unsigned long long)uid);
 }
 
-static void name_peer(struct link *link) {
+/* False while it has no peer: nng's dial can succeed before the connection does. */
+static bool name_peer(struct link *link) {
     nng_sockaddr sa;
     char text[INET6_ADDRSTRLEN] = "";
-    if (nng_stream_get_addr(link->stream, NNG_OPT_REMADDR, &sa) != 0)
-        return;
+    int rv = nng_stream_get_addr(link->stream, NNG_OPT_REMADDR, &sa);
+    if (rv != 0)
+        return rv == NNG_ENOTSUP;
     if (sa.s_family == NNG_AF_INET) {
         inet_ntop(AF_INET, &sa.s_in.sa_addr, text, sizeof text);
         snprintf(link->peer, sizeof link->peer, "%s:%u", text, ntohs(sa.s_in.sa_port));
@@ -111,23 +113,30 @@ static void name_peer(struct link *link) {
     } else if (sa.s_family == NNG_AF_IPC || sa.s_family == NNG_AF_ABSTRACT) {
         name_ipc_peer(link);
     }
+    return true;
 }
 
-static void become_open(struct link *link, nng_stream *stream) {
-    link->stream = stream;
+static void become_open(struct link *link) {
     link->state = LINK_OPEN;
     link->loop->stats->links_opened++;
-    nng_stream_set_bool(stream, NNG_OPT_TCP_NODELAY, true); /* not for ipc, which has no such delay */
-    name_peer(link);
+    nng_stream_set_bool(link->stream, NNG_OPT_TCP_NODELAY, true); /* not for ipc, which has no such delay */
 }
 
 struct link *link_adopt(struct loop *loop, nng_stream *stream, const struct link_options *options) {
     struct link *link = link_make(loop, options);
-    become_open(link, stream);
+    link->stream = stream;
+    name_peer(link);
+    become_open(link);
     return link;
 }
 
-/* --- dialling ------------------------------------------------------------- */
+/* --- dialling ---------------------------------------------------------------
+ *
+ * nng looks at a connection that is under way through a poller that may report a
+ * stale hang-up, and takes "no error yet" for "connected". So a stream without a
+ * peer is watched until it has one, fails (then it is dialled again, to learn
+ * how) or the time is over.
+ */
 
 static void dialer_drop(struct link *link) {
     if (!link->dialer)
@@ -142,42 +151,66 @@ static void dial_post(struct link *link) {
     nng_stream_dialer_dial(link->dialer, link->send_aio);
 }
 
-/* The queue of an ipc listener is full (tcp would knock again by itself). */
-static void dial_again(struct link *link) {
+/* Look again soon: at a stream without a peer, or at an ipc listener whose
+ * queue was full. */
+static void dial_later(struct link *link) {
     usec_t next = loop_now(link->loop) + LINK_DIAL_AGAIN_USEC;
     loop_timer_start(link->loop, &link->deadline, next < link->dial_until ? next : link->dial_until);
+}
+
+void link_connected(struct link *link) {
+    loop_timer_stop(link->loop, &link->deadline);
+    dialer_drop(link);
+    link->sent.fire = on_link_sent;
+    name_peer(link);
+    become_open(link);
+    if (link->options.handlers->opened)
+        link->options.handlers->opened(link->options.ctx, link);
+    loop_defer(link->loop, &link->deferred);
+}
+
+void link_not_connected(struct link *link) {
+    nng_stream_close(link->stream);
+    nng_stream_free(link->stream);
+    link->stream = NULL;
+    dial_later(link);
 }
 
 /* The send aio carries the dial. */
 static void on_dialled(struct loop_event *event) {
     struct link *link = container_of(event, struct link, sent);
     int rv = nng_aio_result(link->send_aio);
-    nng_stream *stream = rv == 0 ? nng_aio_get_output(link->send_aio, 0) : NULL;
     link->tx.in_flight = false;
-    if (rv == NNG_EAGAIN && link->state == LINK_DIALING) {
-        dial_again(link);
-        return;
-    }
-    link->sent.fire = on_link_sent;
-    dialer_drop(link);
+    if (rv == 0)
+        link->stream = nng_aio_get_output(link->send_aio, 0);
     if (link->state == LINK_DEAD) { /* too late: the stream is ours all the same */
-        link->stream = stream;
-        if (stream)
-            nng_stream_close(stream);
+        if (link->stream)
+            nng_stream_close(link->stream);
         link_settle(link);
-        return;
-    }
-    if (rv != 0) {
+    } else if (rv == NNG_EAGAIN) {
+        dial_later(link);
+    } else if (rv != 0) {
         link_die(link, wire_cause(rv), wire_code(rv), nng_strerror(rv));
-        return;
-    }
-    loop_timer_stop(link->loop, &link->deadline);
-    become_open(link, stream);
-    if (link->options.handlers->opened)
-        link->options.handlers->opened(link->options.ctx, link);
-    if (link->state == LINK_OPEN || link->state == LINK_CLOSING) {
+    } else if (name_peer(link)) {
+        link_connected(link);
+        if (link->state != LINK_DEAD)
+            link_rx_post(link);
+    } else {
         link_rx_post(link);
-        loop_defer(link->loop, &link->deferred);
+        dial_later(link);
+    }
+}
+
+static void on_dial_deadline(struct link *link) {
+    if (loop_now(link->loop) >= link->dial_until) {
+        link_die(link, LINK_END_TIMEOUT, ERR_TIMEOUT, "no answer to the dial in time");
+    } else if (!link->stream) {
+        loop_timer_start(link->loop, &link->deadline, link->dial_until);
+        dial_post(link);
+    } else if (name_peer(link)) {
+        link_connected(link);
+    } else {
+        dial_later(link);
     }
 }
 
@@ -223,8 +256,8 @@ void link_die(struct link *link, enum link_cause cause, enum err code, const cha
     if (link->state == LINK_DEAD)
         return;
     set_end(link, cause, code, text);
+    link->loop->stats->links_closed += link->state != LINK_DIALING;
     link->state = LINK_DEAD;
-    link->loop->stats->links_closed += link->stream != NULL;
     loop_timer_stop(link->loop, &link->deadline);
     if (link->stream)
         nng_stream_close(link->stream);
@@ -280,11 +313,8 @@ static void die_unsent(struct link *link) {
 
 static void on_deadline(struct loop_timer *timer) {
     struct link *link = container_of(timer, struct link, deadline);
-    if (link->state == LINK_DIALING && !link->tx.in_flight && loop_now(link->loop) < link->dial_until) {
-        loop_timer_start(link->loop, timer, link->dial_until);
-        dial_post(link);
-    } else if (link->state == LINK_DIALING)
-        link_die(link, LINK_END_TIMEOUT, ERR_TIMEOUT, "no answer to the dial in time");
+    if (link->state == LINK_DIALING)
+        on_dial_deadline(link);
     else if (link->rx.ending || link->tx.failed)
         link_die(link, LINK_END_PEER, ERR_CLOSED, "connection lost");
     else

@@ -23,7 +23,7 @@ enum {
     RX_BUSY_BUFFERS_MAX = 64,      /* large receive buffers of one loop before links share */
     TX_VECTOR_MAX = 8,             /* nng's limit of buffers an operation */
     TX_FLAT_BYTES = 16384,         /* TLS takes one buffer of one record at a time */
-    LINK_DIAL_AGAIN_USEC = 2000,   /* after an ipc listener's queue was full */
+    LINK_DIAL_AGAIN_USEC = 2000,   /* to look again at a dial that is not decided */
     LINK_LAST_WORDS_USEC = 200000, /* to read what a dead peer sent before it died */
     LINK_LINGER_USEC = 500000      /* for a refused peer to take the last frame and hang up */
 };
@@ -97,6 +97,9 @@ struct link {
 /* An open link over stream (owned from now on). Receiving starts with
  * link_rx_post. */
 struct link *link_adopt(struct loop *loop, nng_stream *stream, const struct link_options *options);
+/* A dialled stream turned out to be connected, or not (it is dialled again). */
+void link_connected(struct link *link);
+void link_not_connected(struct link *link);
 /* End now: the first reason given stays. Reported at the end of the turn. */
 void link_die(struct link *link, enum link_cause cause, enum err code, const char *text);
 /* Free it if nothing is in flight and the end was reported. */

@@ -9,8 +9,8 @@
  * A receive is always posted while the link lives: without one nng does not
  * notice that the peer is gone.
  *
- * The peer's end: nng reports a reset (and any hang-up of an ipc peer) before it
- * has read what was sent ahead of it. So after the first error the link receives
+ * The peer's end: nng reports a reset before it has read what was sent ahead of
+ * it, and leaves that in the kernel. So after the first error the link receives
  * on until the second, at most LINK_LAST_WORDS_USEC.
  */
 #include <stdio.h>
@@ -279,6 +279,13 @@ void on_link_received(struct loop_event *event) {
     if (link->state == LINK_DEAD) {
         link_settle(link);
         return;
+    }
+    if (link->state == LINK_DIALING) {
+        if (rv != 0 || count == 0) {
+            link_not_connected(link);
+            return;
+        }
+        link_connected(link);
     }
     if (rv != 0 || count == 0) {
         on_recv_error(link, rv ? rv : NNG_ECONNSHUT);

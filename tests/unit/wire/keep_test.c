@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* A kept link: comes up, goes down, is dialled again, gives up cleanly. */
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "pair.h"
@@ -97,6 +98,7 @@ Test(keep, tells_refused_at_once_and_comes_up_with_the_listener) {
     keep_free(keep);
     cr_assert(loop_drain(p->loop, 5 * USEC_S));
     loop_free(p->loop);
+    free(p);
     pair_free(successor);
 }
 

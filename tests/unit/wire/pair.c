@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/rng.h"
@@ -153,13 +154,18 @@ bool pattern_matches(const struct body *body, size_t size, uint32_t seed) {
 }
 
 int raw_connect(const char *url) {
-    const char *colon = strrchr(url, ':');
-    struct sockaddr_in sa = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)atoi(colon + 1)),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    bool ipc = strncmp(url, "ipc://", 6) == 0;
+    if (ipc)
+        snprintf(un.sun_path, sizeof un.sun_path, "%s", url + 6);
+    else
+        in.sin_port = htons((uint16_t)atoi(strrchr(url, ':') + 1));
+    int fd = socket(ipc ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     cr_assert(fd >= 0);
-    cr_assert_eq(connect(fd, (struct sockaddr *)&sa, sizeof sa), 0);
+    cr_assert_eq(ipc ? connect(fd, (struct sockaddr *)&un, sizeof un)
+                     : connect(fd, (struct sockaddr *)&in, sizeof in),
+                 0);
     return fd;
 }
 

@@ -69,7 +69,7 @@ const char *fresh_url(const char *scheme, char out[LINK_PEER_BYTES]);
 /* size bytes that depend on seed. */
 struct body *pattern_body(size_t size, uint32_t seed);
 bool pattern_matches(const struct body *body, size_t size, uint32_t seed);
-/* A plain blocking socket connected to a tcp:// url. */
+/* A plain blocking socket connected to a tcp:// or ipc:// url. */
 int raw_connect(const char *url);
 void raw_write(int fd, const void *data, size_t size);
 
