@@ -102,7 +102,7 @@ enum err journal_open(const struct journal_options *options, struct journal **ou
  * an `execute` hook the executor must be idle). The unflushed turn is lost. */
 void journal_close(struct journal *j);
 /* As a crash would: nothing more is written or waited for. Only with `execute`;
- * jobs handed out and not run are given back by journal_job_forget. */
+ * call journal_job_forget for the jobs that were not run before this. */
 void journal_abandon(struct journal *j);
 
 /* ---- what is known of a partition ---- */
@@ -271,7 +271,9 @@ void journal_statistics(const struct journal *j, struct journal_statistics *out)
 void journal_run(struct journal_job *job);
 /* Append b to the end of a's list; a may be NULL. Returns the head. */
 struct journal_job *journal_job_link(struct journal_job *a, struct journal_job *b);
-/* After journal_abandon: give a job back that was not run. */
+/* Take the first off its list: the rest. */
+struct journal_job *journal_job_unlink(struct journal_job *job);
+/* Before journal_abandon: give a job back that was not run. */
 void journal_job_forget(struct journal_job *job);
 
 #endif

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A disk in memory that can lose power: what was written and not synced is then
+ * there or not, sector by sector; names made, changed or removed since the last
+ * sync of the folder are there up to a random point. One folder. One thread.
+ */
+#ifndef MAILROOM_TEST_MEM_DISK_H
+#define MAILROOM_TEST_MEM_DISK_H
+
+#include <stdbool.h>
+
+#include "base/rng.h"
+#include "journal/disk.h"
+
+struct mem_disk;
+
+struct mem_disk *mem_disk_new(void);
+void mem_disk_free(struct mem_disk *m);
+struct disk *mem_disk_disk(struct mem_disk *m);
+/* Lose power. All handles must be closed. */
+void mem_disk_crash(struct mem_disk *m, struct rng *rng);
+/* All that was written counts as synced. */
+void mem_disk_settle(struct mem_disk *m);
+/* Bytes all files may have together; more: ENOSPC. */
+void mem_disk_limit(struct mem_disk *m, uint64_t bytes);
+/* The n-th write or sync from now on fails with EIO, and all after it; 0: none. */
+void mem_disk_fail_after(struct mem_disk *m, int n);
+
+/* A deep copy of all files, as they are now. */
+struct mem_disk *mem_disk_copy(const struct mem_disk *m);
+size_t mem_disk_count(const struct mem_disk *m);
+const char *mem_disk_name(const struct mem_disk *m, size_t i);
+/* The bytes of a file, to look at and to spoil; NULL: no such file. */
+uint8_t *mem_disk_bytes(struct mem_disk *m, const char *name, size_t *size);
+void mem_disk_truncate(struct mem_disk *m, const char *name, size_t size);
+void mem_disk_delete(struct mem_disk *m, const char *name);
+void mem_disk_put(struct mem_disk *m, const char *name, const void *data, size_t size);
+
+#endif
