@@ -32,15 +32,20 @@
 #include "proto/batch.h"
 
 enum {
-    MAILBOX_PRODUCERS_MAX = 65536,        /* remembered per partition */
-    MAILBOX_PRODUCER_IDLE_S = 3600,       /* forgotten by a log entry after this */
-    MAILBOX_PRODUCER_EVICT_IDLE_S = 600,  /* when full: those idle this long go first */
+    MAILBOX_PRODUCERS_MAX = 65536,       /* remembered per partition */
+    MAILBOX_PRODUCER_IDLE_S = 3600,      /* forgotten by a log entry after this */
+    MAILBOX_PRODUCER_EVICT_IDLE_S = 600, /* when full: those idle this long go first */
     MAILBOX_SUBSCRIPTIONS_MAX = 256,
+    MAILBOX_OLD_NAMES = 64, /* names of removed subscriptions kept for effects under way */
     MAILBOX_CONSUMERS_MAX = 16384,
-    MAILBOX_RUN_MESSAGES_MAX = 1024,      /* messages in one delivery */
+    MAILBOX_RUN_MESSAGES_MAX = 1024, /* messages in one delivery */
     MAILBOX_RUN_BYTES_MAX = 1048576,
-    MAILBOX_LOST_GRACE_US = 1000000,      /* leases stay this long after an unclean loss */
-    MAILBOX_UNCOMMITTED_MAX = 65536       /* proposals in flight */
+    MAILBOX_LOST_GRACE_US = 1000000, /* leases stay this long after an unclean loss */
+    MAILBOX_UNCOMMITTED_MAX = 65536, /* proposals in flight; publishes past it are BUSY */
+    MAILBOX_WAITERS_MAX = 65536,     /* repeated requests that wait for a commit; past it BUSY or UNKNOWN */
+    MAILBOX_PARKED_MAX = 65536,    /* by key: messages a subscription sets aside while their key is blocked */
+    MAILBOX_DEAD_LETTERS_MAX = 64, /* dead letters on their way at once */
+    MAILBOX_CREDIT_LINGER_US = 5000 /* unused credit is given back when nothing came for this long */
 };
 
 struct mailbox;
@@ -57,15 +62,23 @@ struct consumer_id {
 };
 
 enum settle_kind { SETTLE_ACK, SETTLE_NACK, SETTLE_REJECT, SETTLE_EXTEND, SETTLE_RELEASE };
-enum settle_result { SETTLE_DONE, SETTLE_ALREADY, SETTLE_TOO_LATE, SETTLE_UNKNOWN /* not leading: ask again */ };
+enum settle_result {
+    SETTLE_DONE,
+    SETTLE_ALREADY,
+    SETTLE_TOO_LATE,
+    SETTLE_UNKNOWN /* not leading: ask again */
+};
 
+/* One result for a whole item. Messages of it that differ: TOO_LATE if one was too
+ * late (the others are settled all the same), else DONE if one was done now. A
+ * message that was expired, dropped or purged reads ALREADY. */
 struct mailbox_settlement {
     enum settle_kind kind;
     uint64_t first_offset;
-    uint32_t count;            /* consecutive offsets with one token */
-    uint64_t epoch;            /* the token */
+    uint32_t count; /* consecutive offsets with one token */
+    uint64_t epoch; /* the token */
     uint32_t delivery_number;
-    usec_t delay;              /* NACK: not before this; EXTEND: new lease from now */
+    usec_t delay; /* NACK: not before this; EXTEND: new lease from now */
 };
 
 struct mailbox_hold { /* a delivery that a consumer still holds, presented to a new leader */
@@ -77,16 +90,16 @@ struct mailbox_hold { /* a delivery that a consumer still holds, presented to a 
 
 /* ---- effects ---- */
 
-#define MAILBOX_EFFECTS(X)                                                                            \
-    X(PROPOSE)     /* type, body: append to the log; answered by apply (FIFO) or by unlead */          \
-    X(RECEIPT)     /* publish committed (or a duplicate of a committed one) */                         \
-    X(REFUSED)     /* publish not taken: code, text, last sequence taken */                            \
-    X(DELIVER)     /* a run to a consumer */                                                           \
-    X(SETTLED)     /* answer to one settlement request, in its order of items */                       \
-    X(READY)       /* a subscription has messages its consumers at this gateway lack credit for */     \
-    X(CREDIT_BACK) /* consumer, credit: unused credit given back */                                    \
-    X(DETACHED)    /* consumer: the subscription is gone, or another took its place (exclusive) */      \
-    X(DEAD_LETTER) /* publish this message to the target as producer, sequence; then dead_lettered() */ \
+#define MAILBOX_EFFECTS(X)                                                                                   \
+    X(PROPOSE)     /* type, body: append to the log; answered by apply (FIFO) or by unlead */                \
+    X(RECEIPT)     /* publish committed (or a duplicate of a committed one) */                               \
+    X(REFUSED)     /* publish not taken: code, text, last sequence taken */                                  \
+    X(DELIVER)     /* a run to a consumer */                                                                 \
+    X(SETTLED)     /* answer to one settlement request, in its order of items */                             \
+    X(READY)       /* a subscription has messages its consumers at this gateway lack credit for */           \
+    X(CREDIT_BACK) /* consumer, credit: unused credit given back */                                          \
+    X(DETACHED)    /* consumer: the subscription is gone, or another took its place (exclusive) */           \
+    X(DEAD_LETTER) /* publish this message to the target as producer, sequence; then dead_lettered() */      \
     X(DEAD_BATCH)  /* index: no subscription needs this batch any more; the journal may drop it */
 
 enum mailbox_effect_type {
@@ -120,20 +133,22 @@ struct mailbox_effect {
         struct {
             struct consumer_id consumer;
             uint64_t gateway;         /* as given to mailbox_attach */
-            const char *subscription; /* valid until the subscription goes */
+            const char *subscription; /* valid until MAILBOX_OLD_NAMES more subscriptions have gone */
             uint64_t batch_index;     /* log index of the batch that holds the run */
             uint64_t base_offset;     /* of the batch */
             uint64_t first_offset;    /* of the run */
             uint32_t count;
-            uint64_t epoch;           /* the token */
+            uint64_t epoch; /* the token */
             uint32_t delivery_number;
-            uint32_t attempt;         /* 1 = first; released deliveries count none */
-            int64_t stamp;            /* of the batch */
+            uint32_t attempt;  /* 1 = first; released deliveries count none */
+            int64_t stamp;     /* of the batch */
+            struct body *body; /* the batch, if at hand (a reference, owned by the effects); NULL: read */
+                               /* batch_index from cache or journal. Durability none: always set */
         } deliver;
         struct {
             struct mailbox_origin origin;
             size_t count;
-            const enum settle_result *results; /* valid until the next call */
+            enum settle_result *results; /* owned by the effects */
         } settled;
         struct {
             uint64_t gateway;
@@ -153,8 +168,8 @@ struct mailbox_effect {
             enum err reason;
         } detached;
         struct {
-            uint64_t intent;       /* log index of the DYING entry: dead_lettered() names it; the sequence */
-            uint64_t after;        /* sequence of the intent before it to the same target, 0: none */
+            uint64_t intent; /* log index of the DYING entry: dead_lettered() names it; the sequence */
+            uint64_t after;  /* sequence of the intent before it to the same target, 0: none */
             struct producer_id producer; /* made of partition and subscription; never expires */
             char target[NAME_BYTES_MAX + 1];
             uint32_t target_partition;
@@ -163,7 +178,8 @@ struct mailbox_effect {
             uint64_t base_offset;
             uint64_t offset;
             uint32_t attempts;
-            const char *reason;    /* "rejected", "max-deliveries" */
+            const char *reason; /* "rejected", "max-deliveries" */
+            struct body *body;  /* as in deliver */
         } dead_letter;
         uint64_t index; /* DEAD_BATCH */
     };
@@ -180,12 +196,14 @@ void mailbox_effects_free(struct mailbox_effects *fx);
 /* ---- life ---- */
 
 struct mailbox_options {
-    const char *name;      /* of the mailbox; copied */
-    uint64_t id;           /* the partition's id in the cluster */
-    uint32_t partition;    /* 0 .. settings.partitions-1 */
+    const char *name;                 /* of the mailbox; copied */
+    uint64_t id;                      /* the partition's id in the cluster */
+    uint32_t partition;               /* 0 .. settings.partitions-1 */
     struct mailbox_settings settings; /* as of creation; later ones come by SETTINGS entries */
 };
 
+/* Has the subscription "default" from offset 0, unless settings.no_default. With
+ * no subscription at all a batch is dead once committed, unless retention keeps it. */
 struct mailbox *mailbox_new(const struct mailbox_options *options);
 void mailbox_free(struct mailbox *m);
 
@@ -226,8 +244,12 @@ void mailbox_allow(struct mailbox *m, usec_t until, usec_t now, struct mailbox_e
  * it, so nobody else may hold it. A reference is taken. stamp: log time now.
  * Effects: PROPOSE and later RECEIPT; or REFUSED (OUT_OF_ORDER, FORGOTTEN, FULL,
  * BUSY, NOT_LEADER, DISK_FULL when `disk_full`). */
-void mailbox_publish(struct mailbox *m, struct mailbox_origin origin, struct body *body, usec_t now, int64_t stamp,
-                     bool disk_full, struct mailbox_effects *fx);
+void mailbox_publish(struct mailbox *m, struct mailbox_origin origin, struct body *body, usec_t now,
+                     int64_t stamp, bool disk_full, struct mailbox_effects *fx);
+
+/* The publish path never proposes more than it is asked to: an owner whose log
+ * takes no more must not call mailbox_publish (answer BUSY itself), because a
+ * PROPOSE cannot be refused. */
 
 /* A consumer of `subscription` at `gateway`; the same id again: reconnection,
  * it keeps what it holds. credit: messages lent now (0 is usual).
@@ -237,34 +259,36 @@ enum err mailbox_attach(struct mailbox *m, const struct consumer_id *consumer, u
                         struct mailbox_effects *fx);
 /* clean: it gave everything back, leases are released at once (count no attempt
  * when `release`); else its leases stay MAILBOX_LOST_GRACE_US, then come back. */
-void mailbox_detach(struct mailbox *m, const struct consumer_id *consumer, const char *subscription, bool clean,
-                    usec_t now, struct mailbox_effects *fx);
+void mailbox_detach(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                    bool clean, usec_t now, struct mailbox_effects *fx);
 /* A gateway is gone with all its consumers (unclean). */
 void mailbox_gateway_lost(struct mailbox *m, uint64_t gateway, usec_t now, struct mailbox_effects *fx);
-void mailbox_credit(struct mailbox *m, const struct consumer_id *consumer, const char *subscription, uint32_t more,
-                    usec_t now, struct mailbox_effects *fx);
+void mailbox_credit(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                    uint32_t more, usec_t now, struct mailbox_effects *fx);
 /* What a consumer holds from earlier epochs, before mailbox_presented. */
 void mailbox_hold(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
                   const struct mailbox_hold *held, size_t count, usec_t now, struct mailbox_effects *fx);
 /* The gateway has presented all its consumers. */
 void mailbox_presented(struct mailbox *m, uint64_t gateway, usec_t now, struct mailbox_effects *fx);
-/* Settle; answered by one SETTLED after commit (at once when nothing is to be logged). */
+/* Unknown consumers may settle too (a token of an earlier epoch is enough).
+ * Settle; answered by one SETTLED after commit (at once when nothing is to be logged). */
 void mailbox_settle(struct mailbox *m, struct mailbox_origin origin, const struct consumer_id *consumer,
-                    const char *subscription, const struct mailbox_settlement *items, size_t count, usec_t now,
-                    int64_t stamp, struct mailbox_effects *fx);
+                    const char *subscription, const struct mailbox_settlement *items, size_t count,
+                    usec_t now, int64_t stamp, struct mailbox_effects *fx);
 /* The dead letter of `intent` is receipted at its target (ERR_OK), or refused
  * (then it stays dying, is tried again later, and the reason shows). */
-void mailbox_dead_lettered(struct mailbox *m, uint64_t intent, enum err code, usec_t now, struct mailbox_effects *fx);
+void mailbox_dead_lettered(struct mailbox *m, uint64_t intent, enum err code, usec_t now,
+                           struct mailbox_effects *fx);
 
 /* Subscriptions and settings come from the metadata; the leader logs them.
  * from: where it starts. Idempotent. */
 enum subscription_from { FROM_NEW, FROM_FIRST, FROM_OFFSET, FROM_TIME };
-void mailbox_subscribe(struct mailbox *m, const char *subscription, enum subscription_from from, uint64_t value,
-                       struct mailbox_effects *fx);
+void mailbox_subscribe(struct mailbox *m, const char *subscription, enum subscription_from from,
+                       uint64_t value, struct mailbox_effects *fx);
 void mailbox_unsubscribe(struct mailbox *m, const char *subscription, struct mailbox_effects *fx);
 void mailbox_settings(struct mailbox *m, const struct mailbox_settings *settings, struct mailbox_effects *fx);
-/* Everything unsettled now is purged, leased messages included (their tokens are
- * then too late). */
+/* Everything unsettled now is purged, leased and dying messages included; what is
+ * retained so far is let go. */
 void mailbox_purge(struct mailbox *m, struct mailbox_effects *fx);
 
 /* End of a turn: packs this turn's settlements and returns into entries. */
@@ -283,6 +307,7 @@ struct subscription_stats {
     uint64_t ready, leased, delayed, dying;
     uint64_t acked, dead, expired, dropped, purged;
     size_t consumers;
+    const char *dying_reason; /* why the oldest dead letter does not move: an err_name, or "" */
 };
 struct consumer_stats {
     struct consumer_id id;
@@ -301,6 +326,7 @@ void mailbox_stats(const struct mailbox *m, struct mailbox_stats *out);
 /* i in 0 .. subscriptions-1, then consumers of it; false past the end. On a
  * replica that does not lead, leased reads 0 and those messages count as ready. */
 bool mailbox_subscription_stats(const struct mailbox *m, size_t i, struct subscription_stats *out);
-bool mailbox_consumer_stats(const struct mailbox *m, size_t subscription, size_t i, struct consumer_stats *out);
+bool mailbox_consumer_stats(const struct mailbox *m, size_t subscription, size_t i,
+                            struct consumer_stats *out);
 
 #endif
