@@ -6,6 +6,9 @@
  * have, or Fail (ERR_VERSION) and ends the link. So two releases next to each
  * other talk in the older one's words, which is what a rolling upgrade needs.
  *
+ * Before the hello a stranger needs no large frames: a listener's link options
+ * say HELLO_FRAME_BYTES_MIN, hello_answer raises it to what ours offers.
+ *
  * To change the protocol: raise PROTOCOL_VERSION_MAX (proto/frames.h), send the
  * new frames only where the agreed version has them, and leave
  * PROTOCOL_VERSION_MIN alone until no release needs the old ones.

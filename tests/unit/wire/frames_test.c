@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "base/rng.h"
 #include "pair.h"
 #include "wire/hello.h"
 
@@ -150,6 +151,47 @@ Test(frames, what_a_role_does_not_expect_is_refused_by_name) {
             "\x12\x7f"
             "x",
             "LOOKUP");
+}
+
+/* Whatever stands in a header: it is read, or the link is refused. */
+static unsigned handled, readable;
+
+static void random_frame(void *ctx, struct link *link, const struct frame *frame) {
+    handled++;
+    readable += frame_read(link, frame) != NULL;
+}
+static const struct link_handlers random_handlers = {.frame = random_frame};
+
+static void send_random(struct link *link, struct rng *rng) {
+    static const uint8_t likely[] = {0x08, 0x0a, 0x10, 0x12, 0x1a, 0x22, 0x01, 0x02, 0x05, 0x80, 0xff, 0x00};
+    uint8_t header[64];
+    size_t size = rng_below(rng, (uint64_t)1 << rng_below(rng, 7));
+    for (size_t i = 0; i < size; i++)
+        header[i] = likely[rng_below(rng, sizeof likely)];
+    uint16_t type = 0;
+    while (!frame_descriptor(type))
+        type = (uint16_t)rng_below(rng, FRAME_TYPES);
+    link_send_raw(link, type, header, size, NULL, 0);
+}
+
+Test(frames, random_headers_do_no_harm) {
+    struct rng rng = {.state = 7};
+    for (int round = 0; round < 200; round++) {
+        struct pair *p = pair_new("ipc", NULL, NULL);
+        link_attach(p->server.link, &random_handlers, NULL);
+        for (int i = 0; i < 20; i++)
+            send_random(p->client.link, &rng);
+        UNTIL(p->loop, p->client.drained || p->client.closed);
+        for (int i = 0; i < 5; i++)
+            loop_turn(p->loop, 200);
+        p->server.link = NULL;
+        if (p->client.link)
+            link_kill(p->client.link);
+        p->client.link = NULL;
+        pair_free(p);
+    }
+    cr_assert_gt(readable, 50);
+    cr_assert_gt(handled, readable);
 }
 
 /* --- hello ---------------------------------------------------------------- */

@@ -4,6 +4,7 @@
 #include <criterion/parameterized.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/codec.h"
@@ -231,6 +232,12 @@ ParameterizedTestParameters(link, two_thousand_links) {
 
 ParameterizedTest(int *scheme, link, two_thousand_links) {
     static struct crowd crowd;
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_cur < 2 * MANY + 200)
+        cr_skip_test("needs %d descriptors", 2 * MANY + 200);
     char url[LINK_PEER_BYTES];
     struct loop *loop = loop_new(NULL);
     crowd.listener =
