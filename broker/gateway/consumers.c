@@ -91,7 +91,7 @@ struct consumer *consumers_numbered(const struct consumers *t, uint64_t number) 
 }
 
 static void pend(struct consumers *t, struct consumer *c) {
-    if (c->pending || c->paused || c->ending || !c->wanting_first)
+    if (c->pending || c->paused || !c->wanting_first)
         return;
     c->pending = true;
     DL_APPEND2(t->pending, c, prev_pending, next_pending);
@@ -219,6 +219,19 @@ void consumer_present(struct consumers *t, struct consumer *c, uint32_t partitio
     c->held += holds_add(&part_of(c, partition)->holds, range);
 }
 
+void consumer_present_again(struct consumers *t, struct consumer *c, uint32_t partition,
+                            struct holds *presented, struct holds *lost) {
+    struct part *p = part_of(c, partition);
+    c->held -= holds_total(&p->holds);
+    *lost = p->holds;
+    for (size_t i = 0; i < presented->count; i++)
+        holds_take(lost, holds_at(presented, i));
+    p->holds = *presented;
+    memset(presented, 0, sizeof *presented);
+    c->held += holds_total(&p->holds);
+    pend(t, c);
+}
+
 void consumer_credit(struct consumers *t, struct consumer *c, uint32_t credit) {
     c->credit = credit < CONSUMER_CREDIT_MAX ? credit : CONSUMER_CREDIT_MAX;
     pend(t, c);
@@ -246,7 +259,6 @@ static void part_move(struct consumers *t, struct part *p, enum part_state state
 
 void consumer_attaching(struct consumers *t, struct consumer *c, uint32_t partition, uint64_t epoch) {
     struct part *p = part_of(c, partition);
-    CHECK(!c->ending);
     part_move(t, p, PART_ATTACHING);
     p->epoch = epoch;
 }
@@ -259,16 +271,6 @@ void consumer_attached(struct consumers *t, struct consumer *c, uint32_t partiti
 
 void consumer_idle(struct consumers *t, struct consumer *c, uint32_t partition) {
     part_move(t, part_of(c, partition), PART_IDLE);
-}
-
-void consumer_detaching(struct consumers *t, struct consumer *c, uint32_t partition) {
-    CHECK(c->ending);
-    part_move(t, part_of(c, partition), PART_DETACHING);
-}
-
-void consumer_ends(struct consumers *t, struct consumer *c) {
-    c->ending = true;
-    unpend(t, c);
 }
 
 void consumers_ready(struct consumers *t, struct group *group, uint32_t partition, uint64_t messages) {
@@ -286,7 +288,7 @@ void consumers_ready(struct consumers *t, struct group *group, uint32_t partitio
 bool consumer_delivered(struct consumers *t, struct consumer *c, uint32_t partition, const struct hold *run,
                         size_t bytes) {
     struct part *p = part_of(c, partition);
-    if (c->ending || p->state != PART_ATTACHED || run->epoch != p->epoch)
+    if (p->state != PART_ATTACHED || run->epoch != p->epoch)
         return false;
     learn_size(t, c, run->count, bytes);
     set_lent(t, p, p->lent > run->count ? p->lent - run->count : 0);

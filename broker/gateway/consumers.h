@@ -50,8 +50,7 @@ enum {
 enum part_state {
     PART_IDLE,      /* no leader that knows it */
     PART_ATTACHING, /* Attach sent */
-    PART_ATTACHED,
-    PART_DETACHING /* Detach sent, the consumer is ending */
+    PART_ATTACHED
 };
 
 struct consumer;
@@ -95,16 +94,15 @@ struct consumer {
     uint64_t lent;
     uint32_t message_bytes; /* mean of late, at least 1 */
     bool paused;            /* its session has enough to send */
-    bool ending;            /* unsubscribed: nothing is lent or attached */
     struct part *parts;     /* group->partitions */
     uint32_t parts_open;    /* not PART_IDLE */
     struct part *wanting_first, *wanting_last;
     struct consumer *next, *prev;                 /* in the group */
-    struct consumer *next_session, *prev_session; /* in its session's list (kept by the session) */
     struct consumer *next_pending, *prev_pending; /* to be pumped */
     bool pending;
     UT_hash_handle hh;
     UT_hash_handle hh_number;
+    UT_hash_handle hh_handle; /* in its session's table, kept by the session */
 };
 
 /* Groups of one mailbox. */
@@ -145,6 +143,11 @@ void consumers_remove(struct consumers *t, struct consumer *c);
 
 /* What the client said it holds. */
 void consumer_present(struct consumers *t, struct consumer *c, uint32_t partition, const struct hold *range);
+/* The same consumer comes again and says what it holds of a partition: that is
+ * what is held from now on. What it no longer has is put into *lost (the
+ * caller's; zeroed before): to be released. */
+void consumer_present_again(struct consumers *t, struct consumer *c, uint32_t partition,
+                            struct holds *presented, struct holds *lost);
 /* More credit, or another amount in all (CONSUMER_CREDIT_MAX at most). */
 void consumer_credit(struct consumers *t, struct consumer *c, uint32_t credit);
 void consumer_pause(struct consumers *t, struct consumer *c, bool paused);
@@ -152,16 +155,12 @@ void consumer_pause(struct consumers *t, struct consumer *c, bool paused);
 /* Attach was sent; lent is reset, as the leader knows of none. */
 void consumer_attaching(struct consumers *t, struct consumer *c, uint32_t partition, uint64_t epoch);
 void consumer_attached(struct consumers *t, struct consumer *c, uint32_t partition);
-/* Its leader, or the way there, is gone; or it answered Detach. What is held stays held. */
+/* Its leader, or the way there, is gone. What is held stays held. */
 void consumer_idle(struct consumers *t, struct consumer *c, uint32_t partition);
-void consumer_detaching(struct consumers *t, struct consumer *c, uint32_t partition);
-/* Unsubscribed. */
-void consumer_ends(struct consumers *t, struct consumer *c);
-
 /* A partition announced messages for the group's consumers here. */
 void consumers_ready(struct consumers *t, struct group *group, uint32_t partition, uint64_t messages);
 /* A run arrived: lent becomes held. False: the consumer may not have it (not
- * attached in that epoch, or ending); nothing changed. */
+ * attached in that epoch); nothing changed. */
 bool consumer_delivered(struct consumers *t, struct consumer *c, uint32_t partition, const struct hold *run,
                         size_t bytes);
 void consumer_credit_back(struct consumers *t, struct consumer *c, uint32_t partition, uint32_t credit);

@@ -10,7 +10,7 @@
 #include "base/xalloc.h"
 #include "proto/batch.h"
 
-static struct publish_queue *queue_find(struct publishes *t, uint64_t partition) {
+static struct publish_queue *queue_find(const struct publishes *t, uint64_t partition) {
     struct publish_queue *q;
     HASH_FIND(hh, t->queues, &partition, sizeof partition, q);
     return q;
@@ -88,6 +88,11 @@ struct publish *publishes_add(struct publishes *t, uint64_t owner, uint64_t requ
     if (q->retry_at == 0)
         queue_pend(t, q);
     return p;
+}
+
+struct publish *publishes_first(const struct publishes *t, uint64_t partition) {
+    const struct publish_queue *q = queue_find(t, partition);
+    return q ? q->first : NULL;
 }
 
 struct publish *publishes_find(struct publishes *t, uint64_t number) {

@@ -85,6 +85,8 @@ void publishes_free(struct publishes *t);
 /* Take a publish; a reference to body is kept. It is held, its queue pending. */
 struct publish *publishes_add(struct publishes *t, uint64_t owner, uint64_t request, uint64_t partition,
                               struct body *body, usec_t now);
+/* The oldest of a partition, or NULL. */
+struct publish *publishes_first(const struct publishes *t, uint64_t partition);
 struct publish *publishes_find(struct publishes *t, uint64_t number);
 /* Receipted: forget it; its leader takes publishes. */
 void publishes_receipted(struct publishes *t, struct publish *p);

@@ -38,12 +38,13 @@ static void part_add(struct settle_part *part, uint32_t index) {
     part->items[part->count++] = index;
 }
 
-struct settle *settles_begin(struct settles *t, uint64_t owner, uint64_t request, uint64_t consumer,
-                             uint64_t mailbox, const struct settlement *items, size_t count) {
+struct settle *settles_begin(struct settles *t, uint64_t owner, uint64_t request,
+                             const struct settle_consumer *consumer, uint64_t mailbox,
+                             const struct settlement *items, size_t count) {
     struct settle *s = xcalloc(1, sizeof *s);
     s->owner = owner;
     s->request = request;
-    s->consumer = consumer;
+    s->consumer = *consumer;
     s->mailbox = mailbox;
     s->count = count;
     s->items = xcalloc(count ? count : 1, sizeof *s->items);
@@ -103,17 +104,6 @@ void settles_forget(struct settles *t, uint64_t owner) {
     DL_FOREACH_SAFE(t->all, s, tmp)
     if (s->owner == owner)
         settles_remove(t, s);
-}
-
-void settles_end_consumer(struct settles *t, uint64_t consumer, void (*done)(void *ctx, struct settle *s),
-                          void *ctx) {
-    struct settle *s, *tmp;
-    DL_FOREACH_SAFE(t->all, s, tmp) {
-        if (s->consumer != consumer)
-            continue;
-        done(ctx, s);
-        settles_remove(t, s);
-    }
 }
 
 void settles_lost(struct settles *t, uint64_t mailbox, uint32_t partition) {

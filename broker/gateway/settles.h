@@ -20,7 +20,7 @@
 #include <uthash.h>
 
 #include "base/units.h"
-#include "gateway/holds.h"
+#include "gateway/consumers.h"
 
 /* Values of frames; the shard's are in mailbox/mailbox.h. */
 enum settlement_kind {
@@ -55,10 +55,18 @@ struct settle_part {
     UT_hash_handle hh;
 };
 
+/* Who settles. It may be gone when the answer comes, and its requests still go
+ * to new leaders. */
+struct settle_consumer {
+    uint64_t number;
+    uint8_t id[CONSUMER_ID_BYTES];
+    char subscription[NAME_BYTES_MAX + 1];
+};
+
 struct settle {
-    uint64_t owner;    /* session number */
-    uint64_t request;  /* the client's */
-    uint64_t consumer; /* number */
+    uint64_t owner;   /* session number */
+    uint64_t request; /* the client's */
+    struct settle_consumer consumer;
     uint64_t mailbox;
     size_t count;
     struct settlement *items;
@@ -78,8 +86,9 @@ void settles_free(struct settles *t);
 
 /* Copies items; partitions[] of the items must be valid. Parts are held: send
  * them. With count 0 the request is done at once. */
-struct settle *settles_begin(struct settles *t, uint64_t owner, uint64_t request, uint64_t consumer,
-                             uint64_t mailbox, const struct settlement *items, size_t count);
+struct settle *settles_begin(struct settles *t, uint64_t owner, uint64_t request,
+                             const struct settle_consumer *consumer, uint64_t mailbox,
+                             const struct settlement *items, size_t count);
 struct settle_part *settles_find(const struct settles *t, uint64_t number);
 
 /* A leader answered a part: one result an item. Each item with a final answer is
@@ -94,11 +103,6 @@ bool settles_answer(struct settles *t, struct settle_part *part, const uint8_t *
 void settles_remove(struct settles *t, struct settle *s);
 /* The session is gone. */
 void settles_forget(struct settles *t, uint64_t owner);
-/* The consumer is gone: its requests end, what is unanswered as unknown. Each is
- * reported, then removed. */
-void settles_end_consumer(struct settles *t, uint64_t consumer, void (*done)(void *ctx, struct settle *s),
-                          void *ctx);
-
 /* The way to a partition's leader is gone: its parts are held again. */
 void settles_lost(struct settles *t, uint64_t mailbox, uint32_t partition);
 /* Held parts of a partition, oldest first; `send` false: not taken, stop. */

@@ -167,19 +167,28 @@ Test(consumers, unknown_sizes_are_lent_with_care) {
     cr_assert_geq(c->lent, 1);
 }
 
-Test(consumers, a_paused_or_ending_consumer_gets_nothing) {
+Test(consumers, a_paused_consumer_gets_nothing) {
     struct consumer *c = consumer(1, 5);
     consumer_pause(&table, c, true);
     consumers_ready(&table, group(), 0, 5);
     cr_assert_str_eq(pump(), "");
     consumer_pause(&table, c, false);
     cr_assert_str_eq(pump(), "c1 p0 +5, ");
-    consumer_ends(&table, c);
-    consumer_credit_back(&table, c, 0, 5);
-    consumers_ready(&table, group(), 0, 5);
-    cr_assert_str_eq(pump(), "");
-    struct hold one = run(0, 1);
-    cr_assert_not(consumer_delivered(&table, c, 0, &one, SMALL));
+}
+
+Test(consumers, who_comes_again_holds_what_it_says) {
+    struct consumer *c = consumer(1, 100);
+    struct hold ten = run(0, 10), kept = run(2, 3), unheard = run(50, 1);
+    struct holds presented = {0}, lost = {0};
+    cr_assert(consumer_delivered(&table, c, 1, &ten, 10 * SMALL));
+    holds_add(&presented, &kept);
+    holds_add(&presented, &unheard);
+    consumer_present_again(&table, c, 1, &presented, &lost);
+    cr_assert_eq(c->held, 4);
+    cr_assert_eq(holds_total(&lost), 7);
+    cr_assert_eq(holds_at(&lost, 0)->count, 2);
+    cr_assert_eq(holds_at(&lost, 1)->first, 5);
+    holds_free(&lost);
 }
 
 Test(consumers, presented_holds_count_against_the_credit) {

@@ -24,10 +24,6 @@ static void settled(void *ctx, const struct settle *s, const struct settlement *
              (unsigned long long)item->range.first, (int)result);
 }
 
-static void done(void *ctx, struct settle *s) {
-    settled(ctx, s, &s->items[0], (enum settlement_result)s->results[0]);
-}
-
 static struct settlement item(uint32_t partition, uint64_t first) {
     return (struct settlement){
         .kind = SETTLEMENT_ACK, .partition = partition, .range = {.first = first, .count = 1, .epoch = 1}};
@@ -38,7 +34,8 @@ static struct settle *begin(void) {
     memset(sent, 0, sizeof sent);
     sent_count = 0;
     trace[0] = 0;
-    return settles_begin(&table, SESSION, 77, CONSUMER, BOX, items, 5);
+    static const struct settle_consumer consumer = {.number = CONSUMER, .subscription = "default"};
+    return settles_begin(&table, SESSION, 77, &consumer, BOX, items, 5);
 }
 
 static void send_all(void) {
@@ -102,16 +99,6 @@ Test(settles, a_wrong_number_of_results_changes_nothing) {
     cr_assert_not(settles_answer(&table, settles_find(&table, sent[0]), results, 2, settled, NULL));
     cr_assert_str_eq(trace, "");
     settles_free(&table);
-}
-
-Test(settles, those_of_an_ended_consumer_end_as_unknown) {
-    begin();
-    settles_end_consumer(&table, CONSUMER + 1, done, NULL);
-    cr_assert_str_eq(trace, "");
-    settles_end_consumer(&table, CONSUMER, done, NULL);
-    cr_assert_str_eq(trace, "0:10=3 ");
-    cr_assert_null(table.all);
-    cr_assert_null(table.by_number);
 }
 
 Test(settles, a_closed_session_is_forgotten) {
