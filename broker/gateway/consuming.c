@@ -520,8 +520,9 @@ static void begin_settle(struct session *s, const Mr__Settle *m, struct consumer
         settles_begin(&g->settles, s->number, m->request, &who, c->group->mailbox, items, m->n_items);
     struct settle_part *part;
     s->settle_items += m->n_items;
-    DL_FOREACH(settle->parts, part)
-    part->sent = send_part(g, part);
+    DL_FOREACH(settle->parts, part) {
+        part->sent = send_part(g, part);
+    }
     if (!settle->parts)
         answer_settle(g, settle);
 }
@@ -584,9 +585,10 @@ void consuming_mailbox_gone(struct gateway *g, const struct map_mailbox *box) {
     struct settle *s, *tmp;
     while ((group = consumers_groups(&g->consumers, box->id)))
         end_group(g, group, ERR_NOT_FOUND, "the mailbox was deleted");
-    DL_FOREACH_SAFE(g->settles.all, s, tmp)
-    if (s->mailbox == box->id)
-        answer_settle(g, s); /* what is left reads unknown */
+    DL_FOREACH_SAFE(g->settles.all, s, tmp) {
+        if (s->mailbox == box->id)
+            answer_settle(g, s); /* what is left reads unknown */
+    }
 }
 
 /* ---- leaders coming and going ---- */
@@ -622,8 +624,9 @@ void consuming_retry(struct gateway *g) {
     struct settle *s;
     DL_FOREACH(g->settles.all, s) {
         struct settle_part *part;
-        DL_FOREACH(s->parts, part)
-        if (!part->sent)
-            part->sent = send_part(g, part);
+        DL_FOREACH(s->parts, part) {
+            if (!part->sent)
+                part->sent = send_part(g, part);
+        }
     }
 }

@@ -7,8 +7,9 @@
  * - the shards themselves: "I lead these now", "I lead these no more". They are
  *   earlier by a round through the metadata.
  *
- * The higher epoch is right. Within one epoch the leader never changes, so a
- * shard that said "no more" is not believed to lead that epoch again.
+ * The higher epoch is right. Within one epoch the leader never changes; what a
+ * shard says of itself stands above what the map says of it. Nothing is asked of
+ * a leader before it has said so: the metadata name it before it leads.
  *
  * Pure: no socket, no clock. Pointers to mailboxes and partitions stay valid
  * until map_remove / map_clear.
@@ -38,7 +39,7 @@ struct map_partition {
     struct map_mailbox *mailbox; /* NULL: a shard leads it, the controller has not named it yet */
     uint64_t epoch;              /* highest heard of */
     uint64_t leader;             /* member; 0: none known in this epoch */
-    bool led;                    /* the leader said so itself */
+    bool led;                    /* said by the shard itself, over a link that still stands */
     char state[MAP_STATE_BYTES];
     uint64_t *replicas; /* members */
     size_t replica_count;

@@ -347,9 +347,10 @@ static void on_drained(void *ctx, struct link *link) {
 
 static void forget_parked(struct session *s) {
     struct parked *p, *tmp;
-    DL_FOREACH_SAFE(s->gateway->parked, p, tmp)
-    if (p->session == s)
-        unpark(s->gateway, p);
+    DL_FOREACH_SAFE(s->gateway->parked, p, tmp) {
+        if (p->session == s)
+            unpark(s->gateway, p);
+    }
 }
 
 static void forget_answers(struct session *s) {

@@ -19,9 +19,10 @@ static void part_remove(struct settles *t, struct settle_part *part) {
 /* A request of one partition is the rule: its part is found at the head. */
 static struct settle_part *part_of(struct settles *t, struct settle *s, uint32_t partition) {
     struct settle_part *part;
-    DL_FOREACH(s->parts, part)
-    if (part->partition == partition)
-        return part;
+    DL_FOREACH(s->parts, part) {
+        if (part->partition == partition)
+            return part;
+    }
     part = xcalloc(1, sizeof *part);
     part->number = ++t->last_number;
     part->settle = s;
@@ -101,9 +102,10 @@ void settles_remove(struct settles *t, struct settle *s) {
 
 void settles_forget(struct settles *t, uint64_t owner) {
     struct settle *s, *tmp;
-    DL_FOREACH_SAFE(t->all, s, tmp)
-    if (s->owner == owner)
-        settles_remove(t, s);
+    DL_FOREACH_SAFE(t->all, s, tmp) {
+        if (s->owner == owner)
+            settles_remove(t, s);
+    }
 }
 
 void settles_lost(struct settles *t, uint64_t mailbox, uint32_t partition) {
@@ -112,9 +114,10 @@ void settles_lost(struct settles *t, uint64_t mailbox, uint32_t partition) {
     DL_FOREACH(t->all, s) {
         if (s->mailbox != mailbox)
             continue;
-        DL_FOREACH(s->parts, part)
-        if (part->partition == partition)
-            part->sent = false;
+        DL_FOREACH(s->parts, part) {
+            if (part->partition == partition)
+                part->sent = false;
+        }
     }
 }
 

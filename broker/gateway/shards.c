@@ -17,7 +17,7 @@
 
 struct shard_link *shards_leader(const struct gateway *g, const struct map_partition *p) {
     struct shard_link *l;
-    if (p->leader == 0)
+    if (p->leader == 0 || !p->led)
         return NULL;
     HASH_FIND(hh, g->by_member, &p->leader, sizeof p->leader, l);
     return l && link_is_open(l->link) ? l : NULL;
@@ -25,48 +25,32 @@ struct shard_link *shards_leader(const struct gateway *g, const struct map_parti
 
 struct shard_link *shards_owner(const struct gateway *g, uint64_t owner) {
     struct shard_link *l;
-    DL_FOREACH(g->shards, l)
-    if (l->owner == owner && l->link)
-        return l;
+    DL_FOREACH(g->shards, l) {
+        if (l->owner == owner && l->link)
+            return l;
+    }
     return NULL;
 }
 
 static struct shard_link *find(const struct gateway *g, const char *node, unsigned index) {
     struct shard_link *l;
-    DL_FOREACH(g->shards, l)
-    if (l->index == index && strcmp(l->node, node) == 0)
-        return l;
+    DL_FOREACH(g->shards, l) {
+        if (l->index == index && strcmp(l->node, node) == 0)
+            return l;
+    }
     return NULL;
 }
 
 /* ---- up and down ---- */
 
-static void each_led(struct gateway *g, uint64_t member,
-                     void (*act)(struct gateway *g, struct map_partition *p)) {
+static void lose_led(struct gateway *g, uint64_t member) {
     struct map_partition *p, *tmp;
     HASH_ITER(hh, g->map.partitions, p, tmp) {
-        if (p->leader == member)
-            act(g, p);
+        if (p->leader != member)
+            continue;
+        p->led = false;
+        gateway_leader_lost(g, p);
     }
-}
-
-static void came_up(struct shard_link *l, struct link *link, uint64_t member) {
-    struct gateway *g = l->gateway;
-    struct shard_link *other;
-    HASH_FIND(hh, g->by_member, &member, sizeof member, other);
-    if (other) {
-        /* the same disk behind two addresses: the newer one has it */
-        struct link *old = other->link;
-        HASH_DEL(g->by_member, other);
-        other->link = NULL;
-        link_close(old, ERR_CLOSED, "a newer link took its place");
-    }
-    l->link = link;
-    l->member = member;
-    l->owner = gateway_next_number(g);
-    HASH_ADD(hh, g->by_member, member, sizeof l->member, l);
-    counters_add(COUNTER_links, 1);
-    each_led(g, member, gateway_leader_found);
 }
 
 static void went_down(struct shard_link *l) {
@@ -78,7 +62,25 @@ static void went_down(struct shard_link *l) {
     HASH_DEL(g->by_member, l);
     counters_sub(COUNTER_links, 1);
     publishes_forget(&g->publishes, l->owner);
-    each_led(g, l->member, gateway_leader_lost);
+    lose_led(g, l->member);
+}
+
+static void came_up(struct shard_link *l, struct link *link, uint64_t member) {
+    struct gateway *g = l->gateway;
+    struct shard_link *other;
+    HASH_FIND(hh, g->by_member, &member, sizeof member, other);
+    if (other) {
+        /* the same disk behind two addresses: the newer one has it */
+        struct link *old = other->link;
+        went_down(other);
+        link_close(old, ERR_CLOSED, "a newer link took its place");
+    }
+    l->link = link;
+    l->member = member;
+    l->owner = gateway_next_number(g);
+    HASH_ADD(hh, g->by_member, member, sizeof l->member, l);
+    counters_add(COUNTER_links, 1);
+    /* what it leads it says in Led, first of all */
 }
 
 /* ---- frames ---- */
@@ -129,10 +131,10 @@ static void on_led(void *ctx, struct link *link, const void *header, struct body
     for (size_t i = 0; i < m->n_leading; i++) {
         uint64_t id = m->leading[i]->partition;
         struct map_partition *known = map_find_partition(&g->map, id);
-        bool moved = known && known->leader != l->member && known->epoch <= m->leading[i]->epoch;
-        if (moved)
+        uint64_t epoch = m->leading[i]->epoch;
+        if (known && (known->epoch < epoch || (known->epoch == epoch && known->leader != l->member)))
             gateway_leader_lost(g, known);
-        struct map_partition *p = map_led(&g->map, id, m->leading[i]->epoch, l->member);
+        struct map_partition *p = map_led(&g->map, id, epoch, l->member);
         if (p)
             gateway_leader_found(g, p);
     }
@@ -297,9 +299,10 @@ void shards_follow_map(struct gateway *g) {
     struct shard_link *l, *tmp;
     for (const struct map_shard *s = g->map.shards; s; s = s->hh.next)
         follow(g, s);
-    DL_FOREACH_SAFE(g->shards, l, tmp)
-    if (!l->local && !named(g, l))
-        remove_link(g, l);
+    DL_FOREACH_SAFE(g->shards, l, tmp) {
+        if (!l->local && !named(g, l))
+            remove_link(g, l);
+    }
 }
 
 void shards_scan(struct gateway *g) {
