@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cluster/placement.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
+#include "base/xalloc.h"
 
 uint32_t placement_slack(uint64_t total, size_t nodes) {
     uint64_t share = nodes ? total * PLACEMENT_SPREAD_PERCENT / 100 / nodes : 0;
@@ -130,34 +132,37 @@ static struct placement_node *node_pick(const struct placement_view *v, const st
     return best;
 }
 
+/* The node that is to lead a new partition: the one that leads least. */
+static struct placement_node *leader_pick(const struct placement_view *v) {
+    struct placement_node *best = NULL;
+    const struct chosen none = {.count = 0};
+    for (size_t i = 0; i < v->count; i++) {
+        struct placement_node *n = &v->nodes[i];
+        if (!n->usable || shard_least(n) < 0)
+            continue;
+        bool fewer = best && n->leaders < best->leaders;
+        if (!best || fewer || (n->leaders == best->leaders && node_better(v, &none, n, best)))
+            best = n;
+    }
+    return best;
+}
+
+static void replica_add(struct chosen *c, struct replica_set *set, struct placement_node *n) {
+    int shard = shard_least(n);
+    n->replicas++;
+    n->shard_replicas[shard]++;
+    c->nodes[c->count++] = n;
+    set->members[set->count++] = n->shards[shard];
+}
+
 /* Add replicas until the set has `wanted`, or no node is left. */
 static void set_fill(struct placement_view *v, struct chosen *c, struct replica_set *set, uint32_t wanted) {
     while (set->count < wanted && c->count < REPLICA_SET_MAX) {
         struct placement_node *n = node_pick(v, c);
         if (!n)
             return;
-        int shard = shard_least(n);
-        n->replicas++;
-        n->shard_replicas[shard]++;
-        c->nodes[c->count++] = n;
-        set->members[set->count++] = n->shards[shard];
+        replica_add(c, set, n);
     }
-}
-
-static member_t leader_pick(struct placement_view *v, const struct chosen *c, const struct replica_set *set) {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < c->count; i++) {
-        const struct placement_node *a = c->nodes[i], *b = c->nodes[best];
-        bool tie = a->leaders == b->leaders;
-        if (a->leaders < b->leaders || (tie && a->load < b->load) ||
-            (tie && a->load == b->load && mix(v->seed, a->id) < mix(v->seed, b->id)))
-            best = i;
-    }
-    struct placement_node *n = (struct placement_node *)c->nodes[best];
-    n->leaders++;
-    for (uint32_t s = 0; s < n->shards_count; s++)
-        n->shard_leaders[s] += n->shards[s] == set->members[best];
-    return set->members[best];
 }
 
 enum err placement_new(struct placement_view *v, uint32_t count, uint32_t replicas, struct placing *out) {
@@ -165,10 +170,15 @@ enum err placement_new(struct placement_view *v, uint32_t count, uint32_t replic
         struct chosen c = {.count = 0};
         out[i] = (struct placing){0};
         v->seed = mix(v->seed, i);
-        set_fill(v, &c, &out[i].set, replicas < REPLICA_SET_MAX ? replicas : REPLICA_SET_MAX);
-        if (out[i].set.count == 0)
+        struct placement_node *leader = leader_pick(v);
+        if (!leader)
             return ERR_UNAVAILABLE;
-        out[i].leader = leader_pick(v, &c, &out[i].set);
+        replica_add(&c, &out[i].set, leader);
+        set_fill(v, &c, &out[i].set, replicas < REPLICA_SET_MAX ? replicas : REPLICA_SET_MAX);
+        out[i].leader = out[i].set.members[0];
+        leader->leaders++;
+        for (uint32_t s = 0; s < leader->shards_count; s++)
+            leader->shard_leaders[s] += leader->shards[s] == out[i].leader;
     }
     return ERR_OK;
 }
@@ -286,6 +296,99 @@ static bool plan_lead(struct plan *plan, const struct metadata_partition *p) {
     return true;
 }
 
+/* ---- a chain of leader moves, when no single one helps ---- */
+
+enum { CHAIN_NODES_MAX = 256 };
+
+struct chain {
+    struct plan *plan;
+    placement_may *may;
+    void *ctx;
+    struct {
+        uint64_t partition; /* led on the row's node, with a member on the column's; 0: none */
+        member_t to;
+    } edge[CHAIN_NODES_MAX][CHAIN_NODES_MAX];
+    size_t from[CHAIN_NODES_MAX]; /* the node before it on the way */
+    bool seen[CHAIN_NODES_MAX];
+};
+
+static void chain_edges(struct chain *c) {
+    const struct placement_view *v = c->plan->v;
+    for (const struct metadata_partition *p = metadata_partition_next(c->plan->m, 0); p;
+         p = metadata_partition_next(c->plan->m, p->id)) {
+        int shard;
+        const struct placement_node *from = home(v, c->plan->m, p->record.leader, &shard);
+        if (!from || p->record.activating || p->record.learners.count || planned(c->plan, p->id) ||
+            !c->may(c->ctx, p))
+            continue;
+        for (uint32_t i = 0; i < p->record.current.count; i++) {
+            const struct placement_node *to = home(v, c->plan->m, p->record.current.members[i], &shard);
+            if (to && to != from && to->usable && to->shard_up[shard]) {
+                c->edge[from - v->nodes][to - v->nodes].partition = p->id;
+                c->edge[from - v->nodes][to - v->nodes].to = p->record.current.members[i];
+            }
+        }
+    }
+}
+
+/* Breadth first from a fullest node to one with at least two fewer; its position, or count. */
+static size_t chain_search(struct chain *c, size_t start) {
+    const struct placement_view *v = c->plan->v;
+    size_t queue[CHAIN_NODES_MAX], head = 0, tail = 0;
+    memset(c->seen, 0, sizeof c->seen);
+    c->seen[start] = true;
+    queue[tail++] = start;
+    while (head < tail) {
+        size_t at = queue[head++];
+        if (v->nodes[at].leaders + 2 <= v->nodes[start].leaders)
+            return at;
+        for (size_t next = 0; next < v->count; next++) {
+            if (c->seen[next] || !c->edge[at][next].partition)
+                continue;
+            c->seen[next] = true;
+            c->from[next] = at;
+            queue[tail++] = next;
+        }
+    }
+    return v->count;
+}
+
+static bool chain_take(struct chain *c, size_t start) {
+    struct plan *plan = c->plan;
+    size_t end = chain_search(c, start), length = 0;
+    if (end == plan->v->count)
+        return false;
+    for (size_t at = end; at != start; at = c->from[at])
+        length++;
+    if (plan->count + length > plan->max)
+        return false;
+    for (size_t at = end; at != start; at = c->from[at]) {
+        size_t before = c->from[at];
+        const struct metadata_partition *p = metadata_partition(plan->m, c->edge[before][at].partition);
+        step_add(plan, PLACEMENT_LEAD, p->id)->to = c->edge[before][at].to;
+        placement_count_leader(plan->v, plan->m, p->record.leader, -1);
+        placement_count_leader(plan->v, plan->m, c->edge[before][at].to, 1);
+    }
+    return true;
+}
+
+static void plan_chain(struct plan *plan, placement_may *may, void *ctx) {
+    struct spread s = spread_of(plan->v, true);
+    if (s.even || plan->v->count > CHAIN_NODES_MAX)
+        return;
+    struct chain *c = xcalloc(1, sizeof *c);
+    c->plan = plan;
+    c->may = may;
+    c->ctx = ctx;
+    chain_edges(c);
+    for (size_t i = 0; i < plan->v->count; i++) {
+        const struct placement_node *n = &plan->v->nodes[i];
+        if (n->usable && (n->leaders == s.most || s.least + 2 <= n->leaders) && chain_take(c, i))
+            break;
+    }
+    free(c);
+}
+
 /* The member to take away: on the fullest node; rather a follower than the leader. */
 static bool replica_to_move(const struct plan *plan, const struct metadata_partition *p,
                             const struct spread *s, uint32_t *at, bool leaders_too) {
@@ -342,6 +445,7 @@ size_t placement_plan(struct placement_view *v, const struct metadata *m, placem
     struct plan plan = {
         .v = v, .m = m, .out = out, .max = max < PLACEMENT_STEPS_MAX ? max : PLACEMENT_STEPS_MAX};
     for (enum pass pass = 0; pass < PASSES; pass++) {
+        size_t before = plan.count;
         for (const struct metadata_partition *p = metadata_partition_next(m, 0); p && !pass_done(&plan, pass);
              p = metadata_partition_next(m, p->id)) {
             if (p->record.activating || p->record.learners.count || planned(&plan, p->id) || !may(ctx, p))
@@ -353,6 +457,8 @@ size_t placement_plan(struct placement_view *v, const struct metadata *m, placem
             else
                 plan_move(&plan, p, pass == PASS_MOVE_ANY);
         }
+        if (pass == PASS_LEAD && plan.count == before)
+            plan_chain(&plan, may, ctx);
     }
     return plan.count;
 }
