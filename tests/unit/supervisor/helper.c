@@ -110,6 +110,7 @@ static int crash_main(void) {
     if (child_crashes(self, PARTITION) >= CHILD_CRASHES_QUARANTINE) {
         say("quarantines %d after %u", PARTITION, child_crashes(self, PARTITION));
         child_forgive(self, PARTITION);
+        tell_deaths();
         return up_and_serve(true);
     }
     child_ready(self);

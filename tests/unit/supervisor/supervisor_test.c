@@ -161,8 +161,8 @@ Test(supervisor, a_killed_child_comes_back_as_another_instance) {
 
 Test(supervisor, a_partition_that_crashes_its_process_is_named_to_it) {
     start("9", "ready", "crash", NULL);
-    hear("death of crash/0: signal 6, code 0, by itself, partition 42, words 'about to crash on 42'");
     hear("crash/0 quarantines 42 after 3");
+    hear("crash/0 death of crash/0: signal 6, code 0, by itself, partition 42, words 'about to crash on 42'");
     expect_clean_stop();
 }
 
