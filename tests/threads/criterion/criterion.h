@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SMALL_EXIT_SKIPPED = 77 };
+
 struct small_parameters {
     size_t size;
     void *array;
@@ -55,27 +57,43 @@ void small_note(const char *file, int line, const char *expression, const char *
     SMALL_ROW(suite_##_options_row, .suite = #suite_, ##__VA_ARGS__)                                         \
     struct small_test
 
-#define cr_assert(c, ...)              ((c) ? (void)0 : small_fail(__FILE__, __LINE__, #c, "" __VA_ARGS__))
-#define cr_expect(c, ...)              ((c) ? (void)0 : small_note(__FILE__, __LINE__, #c, "" __VA_ARGS__))
-#define cr_assert_not(c, ...)          cr_assert(!(c), ##__VA_ARGS__)
-#define cr_assert_fail(...)            small_fail(__FILE__, __LINE__, "fail", "" __VA_ARGS__)
-#define cr_fatal(...)                  cr_assert_fail(__VA_ARGS__)
-#define cr_assert_eq(a, b, ...)        cr_assert((a) == (b), ##__VA_ARGS__)
-#define cr_assert_neq(a, b, ...)       cr_assert((a) != (b), ##__VA_ARGS__)
-#define cr_assert_lt(a, b, ...)        cr_assert((a) < (b), ##__VA_ARGS__)
-#define cr_assert_gt(a, b, ...)        cr_assert((a) > (b), ##__VA_ARGS__)
-#define cr_assert_leq(a, b, ...)       cr_assert((a) <= (b), ##__VA_ARGS__)
-#define cr_assert_geq(a, b, ...)       cr_assert((a) >= (b), ##__VA_ARGS__)
-#define cr_assert_null(p, ...)         cr_assert((p) == NULL, ##__VA_ARGS__)
-#define cr_assert_not_null(p, ...)     cr_assert((p) != NULL, ##__VA_ARGS__)
-#define cr_assert_str_eq(a, b, ...)    cr_assert(strcmp((a), (b)) == 0, ##__VA_ARGS__)
-#define cr_assert_str_neq(a, b, ...)   cr_assert(strcmp((a), (b)) != 0, ##__VA_ARGS__)
-#define cr_assert_str_empty(a, ...)    cr_assert((a)[0] == 0, ##__VA_ARGS__)
-#define cr_assert_arr_eq(a, b, n, ...) cr_assert(memcmp((a), (b), (n)) == 0, ##__VA_ARGS__)
-#define cr_expect_eq(a, b, ...)        cr_expect((a) == (b), ##__VA_ARGS__)
-#define cr_expect_neq(a, b, ...)       cr_expect((a) != (b), ##__VA_ARGS__)
-#define cr_expect_null(p, ...)         cr_expect((p) == NULL, ##__VA_ARGS__)
-#define cr_expect_not_null(p, ...)     cr_expect((p) != NULL, ##__VA_ARGS__)
-#define cr_expect_str_eq(a, b, ...)    cr_expect(strcmp((a), (b)) == 0, ##__VA_ARGS__)
+#define cr_assert(c, ...)   ((c) ? (void)0 : small_fail(__FILE__, __LINE__, #c, "" __VA_ARGS__))
+#define cr_expect(c, ...)   ((c) ? (void)0 : small_note(__FILE__, __LINE__, #c, "" __VA_ARGS__))
+#define cr_assert_fail(...) small_fail(__FILE__, __LINE__, "fail", "" __VA_ARGS__)
+#define cr_expect_fail(...) small_note(__FILE__, __LINE__, "fail", "" __VA_ARGS__)
+#define cr_fatal(...)       cr_assert_fail(__VA_ARGS__)
+#define cr_skip_test(...)   exit(SMALL_EXIT_SKIPPED)
+
+#define cr_assert_not(a, ...)           cr_assert(!(a), ##__VA_ARGS__)
+#define cr_assert_eq(a, b, ...)         cr_assert((a) == (b), ##__VA_ARGS__)
+#define cr_assert_neq(a, b, ...)        cr_assert((a) != (b), ##__VA_ARGS__)
+#define cr_assert_lt(a, b, ...)         cr_assert((a) < (b), ##__VA_ARGS__)
+#define cr_assert_gt(a, b, ...)         cr_assert((a) > (b), ##__VA_ARGS__)
+#define cr_assert_leq(a, b, ...)        cr_assert((a) <= (b), ##__VA_ARGS__)
+#define cr_assert_geq(a, b, ...)        cr_assert((a) >= (b), ##__VA_ARGS__)
+#define cr_assert_null(a, ...)          cr_assert((a) == NULL, ##__VA_ARGS__)
+#define cr_assert_not_null(a, ...)      cr_assert((a) != NULL, ##__VA_ARGS__)
+#define cr_assert_str_eq(a, b, ...)     cr_assert(strcmp((a), (b)) == 0, ##__VA_ARGS__)
+#define cr_assert_str_neq(a, b, ...)    cr_assert(strcmp((a), (b)) != 0, ##__VA_ARGS__)
+#define cr_assert_str_empty(a, ...)     cr_assert((a)[0] == 0, ##__VA_ARGS__)
+#define cr_assert_str_not_empty(a, ...) cr_assert((a)[0] != 0, ##__VA_ARGS__)
+#define cr_assert_arr_eq(a, b, n, ...)  cr_assert(memcmp((a), (b), (n)) == 0, ##__VA_ARGS__)
+#define cr_assert_arr_neq(a, b, n, ...) cr_assert(memcmp((a), (b), (n)) != 0, ##__VA_ARGS__)
+
+#define cr_expect_not(a, ...)           cr_expect(!(a), ##__VA_ARGS__)
+#define cr_expect_eq(a, b, ...)         cr_expect((a) == (b), ##__VA_ARGS__)
+#define cr_expect_neq(a, b, ...)        cr_expect((a) != (b), ##__VA_ARGS__)
+#define cr_expect_lt(a, b, ...)         cr_expect((a) < (b), ##__VA_ARGS__)
+#define cr_expect_gt(a, b, ...)         cr_expect((a) > (b), ##__VA_ARGS__)
+#define cr_expect_leq(a, b, ...)        cr_expect((a) <= (b), ##__VA_ARGS__)
+#define cr_expect_geq(a, b, ...)        cr_expect((a) >= (b), ##__VA_ARGS__)
+#define cr_expect_null(a, ...)          cr_expect((a) == NULL, ##__VA_ARGS__)
+#define cr_expect_not_null(a, ...)      cr_expect((a) != NULL, ##__VA_ARGS__)
+#define cr_expect_str_eq(a, b, ...)     cr_expect(strcmp((a), (b)) == 0, ##__VA_ARGS__)
+#define cr_expect_str_neq(a, b, ...)    cr_expect(strcmp((a), (b)) != 0, ##__VA_ARGS__)
+#define cr_expect_str_empty(a, ...)     cr_expect((a)[0] == 0, ##__VA_ARGS__)
+#define cr_expect_str_not_empty(a, ...) cr_expect((a)[0] != 0, ##__VA_ARGS__)
+#define cr_expect_arr_eq(a, b, n, ...)  cr_expect(memcmp((a), (b), (n)) == 0, ##__VA_ARGS__)
+#define cr_expect_arr_neq(a, b, n, ...) cr_expect(memcmp((a), (b), (n)) != 0, ##__VA_ARGS__)
 
 #endif
