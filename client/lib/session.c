@@ -48,6 +48,8 @@ static void session_limits(struct session *s, const Mr__Welcome *m, const struct
         within(m->message_bytes_max, s->frame_bytes, s->frame_bytes - SESSION_FRAME_SLACK_BYTES);
     s->batch_bytes = within(s->message_bytes, SESSION_BATCH_BYTES, SESSION_BATCH_BYTES);
     s->window = within(m->window_bytes, SESSION_WINDOW_DEFAULT, SIZE_MAX);
+    if (s->batch_bytes > s->window)
+        s->batch_bytes = s->window;
 }
 
 /* Everything that was on its way in the session before has to go again. */
