@@ -258,6 +258,7 @@ static void session_dial(mr_client *c, usec_t now) {
     s->link = link_dial(c->loop, url, &options, &detail);
     if (s->link) {
         c->next = s;
+        client_wake(c, now + SESSION_HELLO_USEC + 1);
         return;
     }
     trouble(c, url, detail.text);

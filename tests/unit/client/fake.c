@@ -224,10 +224,9 @@ static void on_request(void *ctx, struct link *link, const void *header, struct 
 }
 
 static const frame_handler table[FRAME_TYPES] = {
-    [FRAME_HELLO] = on_hello,           [FRAME_PING] = on_ping,
-    [FRAME_LOOKUP] = on_lookup,         [FRAME_PUBLISH] = on_publish,
-    [FRAME_SUBSCRIBE] = on_subscribe,   [FRAME_UNSUBSCRIBE] = on_unsubscribe,
-    [FRAME_SETTLE] = on_settle,         [FRAME_REQUEST] = on_request,
+    [FRAME_HELLO] = on_hello,     [FRAME_PING] = on_ping,           [FRAME_LOOKUP] = on_lookup,
+    [FRAME_PUBLISH] = on_publish, [FRAME_SUBSCRIBE] = on_subscribe, [FRAME_UNSUBSCRIBE] = on_unsubscribe,
+    [FRAME_SETTLE] = on_settle,   [FRAME_REQUEST] = on_request,
 };
 
 /* --- links ------------------------------------------------------------------ */

@@ -58,13 +58,13 @@ struct fake {
     /* the script */
     uint32_t partitions, route;
     uint64_t mailbox_id, window, message_max;
-    bool missing;                  /* the mailbox: NOT_FOUND */
-    bool mute;                     /* takes Publish frames and answers none */
-    bool deaf;                     /* answers no hello */
-    int refuse_code, refuse_times; /* next publishes */
-    uint64_t forget;               /* producers: as if dropped */
-    int settle_result;             /* of each item */
-    int settle_mute;               /* Settle frames not to be answered */
+    bool missing;                    /* the mailbox: NOT_FOUND */
+    bool mute;                       /* takes Publish frames and answers none */
+    bool deaf;                       /* answers no hello */
+    int refuse_code, refuse_times;   /* next publishes */
+    uint64_t forget;                 /* producers: as if dropped */
+    int settle_result;               /* of each item */
+    int settle_mute;                 /* Settle frames not to be answered */
     int request_code, request_times; /* next requests: refused so */
     bool request_mute;
     char *addresses[4]; /* in Welcome */
@@ -76,7 +76,7 @@ struct fake {
 
     /* what was seen */
     unsigned sessions, lookups, subscribes, unsubscribes, requests, pings;
-    struct link *link; /* the newest session's, NULL: none */
+    struct link *link;     /* the newest session's, NULL: none */
     struct link *links[8]; /* by session */
     struct fake_publish published[FAKE_SEEN_MAX];
     size_t published_count;
@@ -87,7 +87,7 @@ struct fake {
     uint8_t consumer_id[16];
     uint32_t consumer;
     uint32_t credit;
-    int last_request;      /* what_case */
+    int last_request;                     /* what_case */
     uint64_t last[FAKE_PARTITIONS_MAX];   /* sequence taken last */
     uint64_t offset[FAKE_PARTITIONS_MAX]; /* next */
     uint64_t stored, duplicates;          /* messages */

@@ -26,7 +26,8 @@ static void on_outcome(void *ctx, const mr_receipt *receipt, const mr_error *err
     }
 }
 
-static void publish_numbered(mr_client *client, struct outcomes *o, int first, int count, int64_t timeout_ms) {
+static void publish_numbered(mr_client *client, struct outcomes *o, int first, int count,
+                             int64_t timeout_ms) {
     for (int i = first; i < first + count; i++) {
         char payload[32];
         mr_error error;
@@ -51,7 +52,8 @@ static void expect_in_order(struct fake *f, int count) {
         while (batch_next(&cursor, &m)) {
             char payload[32];
             snprintf(payload, sizeof payload, "%d", next++);
-            cr_assert(m.payload.size == strlen(payload) && memcmp(m.payload.data, payload, m.payload.size) == 0,
+            cr_assert(m.payload.size == strlen(payload) &&
+                          memcmp(m.payload.data, payload, m.payload.size) == 0,
                       "message %d is %.*s", next - 1, (int)m.payload.size, m.payload.data);
         }
     }
@@ -65,7 +67,8 @@ Test(publish, synchronous_gets_its_receipt) {
     mr_error error;
     mr_publication p = text("hello");
     for (uint64_t i = 0; i < 3; i++) {
-        cr_assert(mr_publish(client, "orders", &p, MR_TIMEOUT_DEFAULT, &r, &error) == MR_OK, "%s", error.text);
+        cr_assert(mr_publish(client, "orders", &p, MR_TIMEOUT_DEFAULT, &r, &error) == MR_OK, "%s",
+                  error.text);
         cr_assert(r.partition == 0 && r.offset == i && !r.duplicate);
     }
     cr_assert(f->lookups == 1 && f->published_count == 3);
@@ -341,14 +344,16 @@ Test(publish, keeps_to_the_sessions_window) {
 Test(publish, the_buffer_is_bounded) {
     struct fake *f = fake_new();
     f->mute = true;
-    mr_client_options options = {.struct_size = sizeof options, .servers = f->address, .buffer_bytes = 100000};
+    mr_client_options options = {
+        .struct_size = sizeof options, .servers = f->address, .buffer_bytes = 100000};
     mr_client *client;
     mr_error error;
     cr_assert(mr_client_open(&options, &client, &error) == MR_OK);
     char block[10000] = "";
     mr_publication p = {.struct_size = sizeof p, .payload = block, .payload_size = sizeof block};
     int taken = 0;
-    while (taken < 100 && mr_publish_async(client, "orders", &p, 5000, MR_NO_WAIT, NULL, NULL, &error) == MR_OK)
+    while (taken < 100 &&
+           mr_publish_async(client, "orders", &p, 5000, MR_NO_WAIT, NULL, NULL, &error) == MR_OK)
         taken++;
     cr_assert(taken == 9 && error.code == MR_EBUSY, "%d taken", taken);
     cr_assert(mr_publish_async(client, "orders", &p, 200, 0, NULL, NULL, &error) == MR_ETIMEOUT);
