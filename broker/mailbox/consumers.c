@@ -115,14 +115,17 @@ static void credit_back(struct consumer *c, struct mailbox_effects *fx) {
 }
 
 static void credit_add(struct consumer *c, uint32_t more, struct mailbox_effects *fx) {
+    struct subscription *s = c->subscription;
     c->credit = more > UINT32_MAX - c->credit ? UINT32_MAX : c->credit + more;
     c->announced = false;
     if (c->credit && !consumer_eligible(c)) { /* exclusive, and another is served */
         credit_back(c, fx);
+        if (s->waiting)
+            dispatch_announce_all(s, fx);
         return;
     }
     consumer_requeue(c);
-    dispatch_touch(c->subscription);
+    dispatch_touch(s);
 }
 
 void on_linger(struct mailbox *m, struct subscription *s, struct mailbox_effects *fx) {
@@ -135,6 +138,10 @@ void on_linger(struct mailbox *m, struct subscription *s, struct mailbox_effects
     DL_FOREACH(s->attached, c)
     if (c->credit)
         credit_back(c, fx);
+    if (s->waiting || (s->parked && s->attached)) {
+        dispatch_announce_all(s, fx);
+        heap_put(&m->timers, &s->linger_timer, m->now + MAILBOX_READY_AGAIN_US);
+    }
 }
 
 /* ---- events ---- */
@@ -150,15 +157,6 @@ static void reattach(struct mailbox *m, struct consumer *c, uint64_t gateway, st
     c->lost = false;
     c->credit = 0; /* what the lost session had lent is void */
     heap_remove(&m->timers, &c->timer);
-}
-
-static void announce_to(struct subscription *s, struct consumer *c, struct mailbox_effects *fx) {
-    if (!s->waiting || c->credit || (s->mailbox->settings.dispatch == DISPATCH_EXCLUSIVE && s->attached != c))
-        return;
-    struct mailbox_effect *e = effect_add(fx, MAILBOX_READY);
-    e->ready.gateway = c->gateway;
-    e->ready.subscription = s->name;
-    e->ready.messages = subscription_ready(s);
 }
 
 enum err mailbox_attach(struct mailbox *m, const struct consumer_id *consumer, uint64_t gateway,
@@ -181,8 +179,8 @@ enum err mailbox_attach(struct mailbox *m, const struct consumer_id *consumer, u
     credit_add(c, credit, fx);
     bool waiting = s->waiting;
     dispatch_all(m, fx);
-    if (waiting)
-        announce_to(s, c, fx);
+    if (waiting && s->waiting && (m->settings.dispatch != DISPATCH_EXCLUSIVE || s->attached == c))
+        dispatch_announce(s, gateway, fx);
     return ERR_OK;
 }
 

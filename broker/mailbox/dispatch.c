@@ -197,11 +197,12 @@ static bool announced_before(const struct subscription *s, const struct consumer
     return false;
 }
 
-static void announce_all(struct subscription *s, struct mailbox_effects *fx) {
+void dispatch_announce_all(struct subscription *s, struct mailbox_effects *fx) {
     struct consumer *c;
     DL_FOREACH(s->attached, c) {
         if (!c->lost && !announced_before(s, c))
             dispatch_announce(s, c->gateway, fx);
+        c->announced = true;
         if (s->mailbox->settings.dispatch == DISPATCH_EXCLUSIVE)
             return;
     }
@@ -212,10 +213,11 @@ static void dispatch_one(struct mailbox *m, struct subscription *s, struct mailb
     s->reason = keys_used(m) ? keys_dispatch(m, s, fx) : dispatch_runs(m, s, fx);
     bool waiting = s->reason == WAIT_CREDIT;
     if (waiting && !s->waiting)
-        announce_all(s, fx);
+        dispatch_announce_all(s, fx);
     s->waiting = waiting;
-    if (!waiting && s->eligible.count && !s->linger_timer.place)
-        heap_put(&m->timers, &s->linger_timer, m->now + MAILBOX_CREDIT_LINGER_US);
+    usec_t at = m->now + (waiting ? MAILBOX_READY_AGAIN_US : MAILBOX_CREDIT_LINGER_US);
+    if ((waiting || s->eligible.count) && (!s->linger_timer.place || s->linger_timer.key > at))
+        heap_put(&m->timers, &s->linger_timer, at);
 }
 
 void dispatch_all(struct mailbox *m, struct mailbox_effects *fx) {

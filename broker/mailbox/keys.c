@@ -282,7 +282,7 @@ static void ask_owner(struct run *run, struct consumer *owner) {
 /* Who may have this message now; NULL: it has to wait. */
 static struct consumer *key_taker(struct run *run, uint32_t hash, uint64_t offset) {
     struct key_state *k = hash ? key_find(run->s, hash) : NULL;
-    if (hash && (!k || !k->owner) && run->count) {
+    if (hash && (!k || !k->owner) && run->count && run->s->eligible.count > 1) {
         run_flush(run); /* the run may own this key */
         k = key_find(run->s, hash);
     }

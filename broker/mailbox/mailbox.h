@@ -45,7 +45,8 @@ enum {
     MAILBOX_WAITERS_MAX = 65536,     /* repeated requests that wait for a commit; past it BUSY or UNKNOWN */
     MAILBOX_PARKED_MAX = 65536,    /* by key: messages a subscription sets aside while their key is blocked */
     MAILBOX_DEAD_LETTERS_MAX = 64, /* dead letters on their way at once */
-    MAILBOX_CREDIT_LINGER_US = 5000 /* unused credit is given back when nothing came for this long */
+    MAILBOX_CREDIT_LINGER_US = 5000,  /* unused credit is given back when nothing came for this long */
+    MAILBOX_READY_AGAIN_US = 1000000, /* READY is said again while messages wait for credit */
 };
 
 struct mailbox;

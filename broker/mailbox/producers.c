@@ -55,6 +55,7 @@ void producer_committed(struct mailbox *m, const struct batch_header *h) {
     if (p->taken < p->last)
         p->taken = p->last;
     producer_append(m, p);
+    producers_arm(m);
 }
 
 static void producer_free(struct mailbox *m, struct producer *p) {

@@ -444,6 +444,7 @@ int64_t log_time(const struct mailbox *m);
 /* dispatch.c */
 uint32_t run_messages_max(const struct batch_record *b);
 void dispatch_announce(struct subscription *s, uint64_t gateway, struct mailbox_effects *fx);
+void dispatch_announce_all(struct subscription *s, struct mailbox_effects *fx);
 void dispatch_touch(struct subscription *s);
 void dispatch_all(struct mailbox *m, struct mailbox_effects *fx);
 bool dispatch_ordered(const struct mailbox *m);
