@@ -46,6 +46,7 @@ enum {
     CONTROL_SWEEP_US = 200000,          /* what has no operation is looked at this often */
     CONTROL_MOVES_MAX = 32,             /* planned leader moves under way */
     CONTROL_CHANGES_MAX = 8,            /* set changes under way: bounds what catching up costs */
+    CONTROL_RECOVER_US = 5000000,       /* sealing in vain this long: an operator may accept loss */
     CONTROL_CRASH_FORGET_US = 600000000 /* led this long without a crash: the count starts anew */
 };
 

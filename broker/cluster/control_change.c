@@ -344,6 +344,15 @@ static member_t copy_on(const struct control *c, const struct metadata_partition
     return 0;
 }
 
+/* No majority is up; or one is, and its copies have not given an answer that
+ * counts for so long (they are damaged). */
+static bool recover_needed(const struct control *c, const struct watch *w, const struct metadata_partition *p,
+                           usec_t now) {
+    if (!seal_possible(c, &p->record))
+        return true;
+    return w->op && w->op->stage == STAGE_SEAL && now - w->op->started_at >= CONTROL_RECOVER_US;
+}
+
 enum err control_recover(struct control *c, const char *mailbox, const char *node, usec_t now,
                          struct control_effects *fx, struct err_detail *detail) {
     const struct metadata_mailbox *b = metadata_mailbox_named(c->m, mailbox);
@@ -358,7 +367,7 @@ enum err control_recover(struct control *c, const char *mailbox, const char *nod
         HASH_FIND(hh, c->watches, &b->partitions[i], sizeof(uint64_t), w);
         const struct metadata_partition *p = metadata_partition(c->m, b->partitions[i]);
         member_t copy = copy_on(c, p, n);
-        if (!w || (control_led(c, w, p) && control_usable(c, p->record.leader))) {
+        if (!w || !recover_needed(c, w, p, now)) {
             led++;
             continue;
         }
