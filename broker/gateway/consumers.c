@@ -253,6 +253,7 @@ static void part_move(struct consumers *t, struct part *p, enum part_state state
         c->parts_open--;
     p->state = state;
     p->want = 0;
+    p->burst = 0;
     set_lent(t, p, 0);
     pend(t, c);
 }
@@ -273,16 +274,27 @@ void consumer_idle(struct consumers *t, struct consumer *c, uint32_t partition) 
     part_move(t, part_of(c, partition), PART_IDLE);
 }
 
+static void want(struct consumer *c, struct part *p, uint64_t messages) {
+    p->want = messages < CONSUMER_CREDIT_MAX ? messages : CONSUMER_CREDIT_MAX;
+    p->burst = (uint32_t)p->want;
+    want_push(c, p);
+}
+
 void consumers_ready(struct consumers *t, struct group *group, uint32_t partition, uint64_t messages) {
     struct consumer *c;
     DL_FOREACH(group->consumers, c) {
         struct part *p = part_of(c, partition);
         if (p->state != PART_ATTACHED || messages == 0)
             continue;
-        p->want = messages;
-        want_push(c, p);
+        want(c, p, messages);
         pend(t, c);
     }
+}
+
+/* It used up most of what it asked for and did not say that it has enough. */
+static void want_more(struct part *p) {
+    if (p->burst > 0 && p->want == 0 && p->lent <= p->burst / 2)
+        want(p->consumer, p, 2ull * p->burst);
 }
 
 bool consumer_delivered(struct consumers *t, struct consumer *c, uint32_t partition, const struct hold *run,
@@ -293,6 +305,7 @@ bool consumer_delivered(struct consumers *t, struct consumer *c, uint32_t partit
     learn_size(t, c, run->count, bytes);
     set_lent(t, p, p->lent > run->count ? p->lent - run->count : 0);
     c->held += holds_add(&p->holds, run);
+    want_more(p);
     pend(t, c);
     return true;
 }
@@ -300,6 +313,8 @@ bool consumer_delivered(struct consumers *t, struct consumer *c, uint32_t partit
 void consumer_credit_back(struct consumers *t, struct consumer *c, uint32_t partition, uint32_t credit) {
     struct part *p = part_of(c, partition);
     set_lent(t, p, p->lent > credit ? p->lent - credit : 0);
+    p->want = 0;
+    p->burst = 0;
     pend(t, c);
 }
 

@@ -11,11 +11,14 @@
  * but for what a client holds that was presented above its credit: then nothing
  * is lent until enough is settled.
  *
- *   partition announces N   -> want = N
+ *   partition announces N   -> want = N; it announces only once until it has had
+ *                              enough, so it wants more as long as all it was lent
+ *                              is used up: twice as much each time
  *   consumers_pump          -> free credit over wanting partitions, at least 1
  *                              each in turn, as lend effects
  *   delivered               -> lent becomes held
- *   settled, credit back    -> free again, lent where something is wanted
+ *   credit back             -> free again; the partition wants no more
+ *   settled                 -> free again, lent where something is wanted
  *
  * Lent bytes are bounded too: credit counts messages, so what is lent is kept
  * below a number of bytes by the size of the messages seen so far.
@@ -62,7 +65,8 @@ struct part {
     enum part_state state;
     uint64_t epoch; /* attached in it */
     uint32_t lent;
-    uint64_t want; /* announced and not yet lent for */
+    uint64_t want;  /* messages still to be lent for */
+    uint32_t burst; /* of the last wish; 0: it has had enough since it announced */
     struct holds holds;
     struct part *next_wanting;
     bool wanting; /* in the consumer's ring */

@@ -113,6 +113,23 @@ Test(consumers, settlements_are_lent_again_in_pieces) {
     cr_assert_str_eq(pump(), "c1 p0 +10, ");
 }
 
+Test(consumers, an_announcement_holds_until_credit_comes_back) {
+    struct consumer *c = consumer(1, 100);
+    consumers_ready(&table, group(), 0, 1);
+    cr_assert_str_eq(pump(), "c1 p0 +1, ");
+    struct hold one = run(0, 1), two = run(1, 2), three = run(3, 3);
+    consumer_delivered(&table, c, 0, &one, SMALL);
+    cr_assert_str_eq(pump(), "c1 p0 +2, ", "it may still wait: it does not announce again");
+    consumer_delivered(&table, c, 0, &two, 2 * SMALL);
+    cr_assert_str_eq(pump(), "c1 p0 +4, ");
+    consumer_delivered(&table, c, 0, &three, 3 * SMALL);
+    pump();
+    consumer_credit_back(&table, c, 0, c->parts[0].lent);
+    cr_assert_str_eq(pump(), "", "it has had enough");
+    consumers_ready(&table, group(), 0, 5);
+    cr_assert_str_eq(pump(), "c1 p0 +5, ");
+}
+
 Test(consumers, what_comes_back_is_lent_where_messages_wait) {
     struct consumer *c = consumer(1, 10);
     consumers_ready(&table, group(), 0, 10);
@@ -202,6 +219,7 @@ Test(consumers, presented_holds_count_against_the_credit) {
 /* ---- a world of partitions that deliver what they were lent ---- */
 
 struct leader {
+    bool waiting; /* it has announced, and announces no more while it waits */
     uint64_t backlog;
     uint64_t next;
     uint32_t credit[CONSUMERS];
@@ -227,7 +245,7 @@ static void check(struct consumer *const *all) {
     }
 }
 
-/* A leader uses some of its credit, or announces, or gives back. */
+/* A leader uses some of its credit, or gives back, or announces. */
 static uint64_t leader_acts(struct rng *r, struct consumer *const *all, uint32_t p, uint64_t delivered) {
     struct leader *l = &leaders[p];
     for (size_t i = 0; i < CONSUMERS; i++) {
@@ -238,6 +256,8 @@ static uint64_t leader_acts(struct rng *r, struct consumer *const *all, uint32_t
             l->credit[i] = 0;
             continue;
         }
+        if (rng_below(r, 4) == 0)
+            continue; /* not this one now */
         uint64_t most = l->credit[i] < l->backlog ? l->credit[i] : l->backlog;
         struct hold x = run(l->next, 1 + (uint32_t)rng_below(r, most));
         cr_assert(consumer_delivered(&table, all[i], p, &x, x.count * SMALL));
@@ -246,8 +266,13 @@ static uint64_t leader_acts(struct rng *r, struct consumer *const *all, uint32_t
         l->next += x.count;
         delivered += x.count;
     }
-    if (l->backlog > 0)
+    uint32_t credit = 0;
+    for (size_t i = 0; i < CONSUMERS; i++)
+        credit += l->credit[i];
+    bool waiting = l->backlog > 0 && credit == 0;
+    if (waiting && !l->waiting)
         consumers_ready(&table, group(), p, l->backlog);
+    l->waiting = waiting;
     return delivered;
 }
 
