@@ -422,10 +422,8 @@ static void pass_on(struct gateway *g, struct consumer *c, struct session *s, Mr
     counters_add(COUNTER_deliveries, d->count);
     if (e == ERR_TOO_LARGE)
         end_consumer(g, c, false, ERR_TOO_LARGE, "a message is larger than the frames this client takes");
-    else if (!s->paused && link_queued_bytes(s->link) > GATEWAY_QUEUE_PAUSE_BYTES) {
-        s->paused = true;
-        consuming_pause(s, true);
-    }
+    else
+        session_queue(s);
 }
 
 void on_shard_delivery(void *ctx, struct link *link, const void *header, struct body *body) {

@@ -159,15 +159,24 @@ static void mailbox_gone(void *ctx, struct map_mailbox *box) {
     gateway_mailbox_gone(ctx, box);
 }
 
+/* A controller that has just started may be behind what this gateway has heard:
+ * it catches up, and its later maps say all that is newer. */
+static bool is_behind(const struct gateway *g, const Mr__Map *m) {
+    bool same = m->cluster_id == 0 || g->cluster_id == 0 || m->cluster_id == g->cluster_id;
+    return g->map.known && same && m->version < g->map.version;
+}
+
 static void on_map(void *ctx, struct link *link, const void *header, struct body *body) {
     struct gateway *g = ctx;
     const Mr__Map *m = header;
     bool first = !g->map.known;
-    if (m->complete)
-        map_begin(&g->map);
     for (size_t i = 0; i < m->n_nodes; i++)
         take_node(g, m->nodes[i]);
     shards_follow_map(g);
+    if (is_behind(g, m))
+        return;
+    if (m->complete)
+        map_begin(&g->map);
     for (size_t i = 0; i < m->n_mailboxes; i++)
         take_mailbox(g, m->mailboxes[i]);
     if (m->complete)

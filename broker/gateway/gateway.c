@@ -71,7 +71,7 @@ static void count_wire(const struct gateway *g) {
     counters_set(COUNTER_bytes_out, s->bytes_out);
     counters_set(COUNTER_loop_turns, s->turns);
     counters_set(COUNTER_loop_turn_max, s->turn_usec_max);
-    counters_set(COUNTER_memory, g->publishes.bytes);
+    counters_set(COUNTER_memory, g->publishes.bytes + g->parked_bytes + g->queued);
 }
 
 static void on_tick(struct loop_timer *timer) {
@@ -102,14 +102,20 @@ static size_t at_least(size_t value, size_t least) {
     return value > least ? value : least;
 }
 
+/* Half of the gateway's memory is for publishes, the rest for deliveries and for
+ * what is being received. */
 static void set_limits(struct gateway *g) {
     const struct config *c = g->config;
+    size_t memory = c->memory_bytes_max / GATEWAY_MEMORY_SHARE;
     g->message_bytes_max = c->message_bytes_max;
     g->batch_bytes_max = at_least(c->message_bytes_max + BATCH_HEADER_BYTES + GATEWAY_FRAME_SLACK_BYTES,
                                   GATEWAY_FRAME_BYTES_MIN);
-    g->memory_bytes = at_least(c->memory_bytes_max / GATEWAY_MEMORY_SHARE, 2 * g->batch_bytes_max);
-    g->window_bytes = at_least(g->memory_bytes / GATEWAY_WINDOW_SHARE, g->batch_bytes_max);
-    consumers_init(&g->consumers, g->memory_bytes);
+    g->publish_bytes = at_least(memory / 2, 2 * g->batch_bytes_max);
+    g->window_bytes = at_least(g->publish_bytes / GATEWAY_WINDOW_SHARE, g->batch_bytes_max);
+    g->lent_bytes = at_least(memory / 8, g->batch_bytes_max);
+    g->queue_bytes = at_least(memory / 4, g->batch_bytes_max);
+    g->partial_bytes = at_least(memory / 8, 2 * g->batch_bytes_max);
+    consumers_init(&g->consumers, g->lent_bytes);
 }
 
 static void client_url(const struct gateway *g, char *out, size_t size) {

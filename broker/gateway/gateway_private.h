@@ -23,6 +23,7 @@ enum {
     GATEWAY_WINDOW_SHARE = 8,            /* a session's part of that, for unreceipted bytes */
     GATEWAY_FRAME_SLACK_BYTES = 131072,  /* of a frame beyond its one largest message */
     GATEWAY_QUEUE_PAUSE_BYTES = 4194304, /* a session with as much to send is lent no more */
+    GATEWAY_QUEUE_SMALL_BYTES = 65536,   /* the same while all sessions together have too much */
     SESSION_HEADER_BYTES_MAX = 1048576,
     SESSION_SETTLE_ITEMS_MAX = 65536, /* in one frame */
     SESSION_LOOKUPS_MAX = 1024,       /* mailboxes whose loads a session is told */
@@ -83,6 +84,7 @@ struct session {
     usec_t opened;
     usec_t pinged;
     bool paused;
+    size_t queued;              /* bytes to be sent when last looked at */
     struct consumer *consumers; /* by handle */
     size_t settle_items;
     size_t requests;
@@ -155,7 +157,13 @@ struct gateway {
     size_t message_bytes_max;
     size_t batch_bytes_max;
     size_t window_bytes; /* of a session */
-    size_t memory_bytes; /* of all unreceipted bodies */
+    /* the gateway's memory, in parts */
+    size_t publish_bytes; /* of unreceipted and parked bodies */
+    size_t lent_bytes;    /* of deliveries that may be on the way from shards */
+    size_t queue_bytes;   /* that wait to be sent to sessions */
+    size_t partial_bytes; /* of frames that are not whole yet */
+    size_t queued;        /* sum of the sessions' */
+    size_t parked_bytes;
 
     struct map map;
     struct publishes publishes;
@@ -204,6 +212,8 @@ void sessions_scan(struct gateway *g);
 struct answer *session_answer(struct session *s, uint64_t request);
 void sessions_answer_turn(struct gateway *g);
 void sessions_tell_loads(struct gateway *g);
+/* Something was queued for it, or all is sent: pauses its consumers or not. */
+void session_queue(struct session *s);
 /* Try the frame being handled again when the map has changed. False: it has
  * waited long enough (or too many do): answer it. */
 bool session_park(struct session *s, struct body *body);

@@ -39,7 +39,7 @@ static const char *wrong_with(const struct body *body) {
 static const char *no_room(const struct session *s, size_t size, enum err *code) {
     const struct gateway *g = s->gateway;
     *code = ERR_NO_MEMORY;
-    if (g->publishes.bytes + size > g->memory_bytes)
+    if (g->publishes.bytes + g->parked_bytes + size > g->publish_bytes)
         return "the gateway holds as many unreceipted bytes as it may";
     *code = ERR_BUSY;
     if (publishes_owner_bytes(&g->publishes, s->number) + s->parked_bytes + size > g->window_bytes)
@@ -202,7 +202,7 @@ void on_forward_publish(void *ctx, struct link *link, const void *header, struct
         forward_refuse(l, m->request, ERR_UNAVAILABLE, "the gateway has no map yet");
     else if (!box || m->partition >= box->partition_count || !box->partitions[m->partition])
         forward_refuse(l, m->request, ERR_NOT_FOUND, "no such dead-letter mailbox");
-    else if (g->publishes.bytes + body->size > g->memory_bytes)
+    else if (g->publishes.bytes + body->size > g->publish_bytes)
         forward_refuse(l, m->request, ERR_NO_MEMORY, "the gateway holds as many unreceipted bytes as it may");
     else
         publishes_add(&g->publishes, l->owner, m->request, box->partitions[m->partition]->id, body,

@@ -264,6 +264,7 @@ bool session_park(struct session *s, struct body *body) {
         p->deadline = s->park_until;
     s->parked++;
     s->parked_bytes += body ? body->size : 0;
+    g->parked_bytes += body ? body->size : 0;
     DL_APPEND(g->parked, p);
     return true;
 }
@@ -272,6 +273,7 @@ static void unpark(struct gateway *g, struct parked *p) {
     DL_DELETE(g->parked, p);
     p->session->parked--;
     p->session->parked_bytes -= p->body ? p->body->size : 0;
+    g->parked_bytes -= p->body ? p->body->size : 0;
     body_drop(p->header);
     body_drop(p->body);
     free(p);
@@ -335,12 +337,23 @@ static void on_frame(void *ctx, struct link *link, const struct frame *frame) {
     s->frame = NULL;
 }
 
-static void on_drained(void *ctx, struct link *link) {
-    struct session *s = ctx;
-    if (s->paused) {
-        s->paused = false;
-        consuming_pause(s, false);
+/* Slow readers share what may wait: each may have a little, and more while there
+ * is room for all. */
+void session_queue(struct session *s) {
+    struct gateway *g = s->gateway;
+    size_t queued = link_queued_bytes(s->link);
+    g->queued = g->queued - s->queued + queued;
+    s->queued = queued;
+    size_t most = g->queued > g->queue_bytes ? GATEWAY_QUEUE_SMALL_BYTES : GATEWAY_QUEUE_PAUSE_BYTES;
+    bool pause = queued > most || (s->paused && queued > 0);
+    if (pause != s->paused) {
+        s->paused = pause;
+        consuming_pause(s, pause);
     }
+}
+
+static void on_drained(void *ctx, struct link *link) {
+    session_queue(ctx);
 }
 
 /* ---- coming and going ---- */
@@ -370,6 +383,7 @@ static void session_free(struct session *s) {
     inquiries_forget_session(g, s);
     if (s->hello)
         mr__hello__free_unpacked(s->hello, NULL);
+    g->queued -= s->queued;
     HASH_DEL(g->sessions, s);
     free(s->lookups);
     free(s);
@@ -430,13 +444,35 @@ static void scan_one(struct session *s, usec_t now) {
     }
 }
 
+/* Frames that are begun and not ended hold memory: the largest go when all
+ * together hold too much. */
+static void shed_partial(struct gateway *g, size_t total) {
+    while (total > g->partial_bytes) {
+        struct session *s, *tmp, *largest = NULL;
+        HASH_ITER(hh, g->sessions, s, tmp) {
+            if (link_is_open(s->link) &&
+                (!largest || link_partial_bytes(s->link) > link_partial_bytes(largest->link)))
+                largest = s;
+        }
+        if (!largest || link_partial_bytes(largest->link) == 0)
+            return;
+        total -= link_partial_bytes(largest->link);
+        end_session(largest, ERR_NO_MEMORY,
+                    "too many unfinished frames at this gateway, this is the largest");
+    }
+}
+
 void sessions_scan(struct gateway *g) {
     struct session *s, *tmp;
+    size_t partial = 0;
     /* who woke late judges nobody by it */
     usec_t now = loop_now(g->loop) - loop_late(g->loop);
     HASH_ITER(hh, g->sessions, s, tmp) {
         scan_one(s, now);
+        if (link_is_open(s->link))
+            partial += link_partial_bytes(s->link);
     }
+    shed_partial(g, partial);
 }
 
 void sessions_goaway(struct gateway *g) {

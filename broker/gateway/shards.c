@@ -218,7 +218,7 @@ static void dial(struct shard_link *l, const char *url) {
         .ctx = l,
         .link = {.frame_bytes = FRAME_BYTES_DEFAULT,
                  .header_bytes = FRAME_HEADER_BYTES_MAX,
-                 .queued_bytes = l->gateway->memory_bytes + LINK_QUEUED_BYTES_DEFAULT}};
+                 .queued_bytes = l->gateway->publish_bytes + LINK_QUEUED_BYTES_DEFAULT}};
     l->keep = keep_new(l->gateway->loop, url, &options, &detail);
     if (!l->keep)
         log_error("shard %s/%u: %s", l->node, l->index, detail.text);

@@ -322,6 +322,7 @@ void send_map(struct world *w, bool complete, uint64_t epoch, uint64_t leader) {
     box.subscriptions = subs;
     box.n_subscriptions = 1;
     m.complete = complete;
+    m.version = 7;
     m.cluster = (char *)"test";
     m.node = (char *)"n1";
     m.nodes = node_list;
