@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Runs to consumers. The bytes come from the replica's cache, from the few
+ * batches read last, or from the reader; while a read is under way the
+ * partition's later runs wait behind it, so that order is kept.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/body.h"
+#include "base/check.h"
+#include "base/counters.h"
+#include "base/crc.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+#include "shard/shard_private.h"
+
+static void keep_read(struct hosted *h, uint64_t index, struct body *body) {
+    struct read_batch *slot = &h->cached[h->cached_next++ % SHARD_CACHED_READS];
+    body_drop(slot->body);
+    *slot = (struct read_batch){index, body_keep(body)};
+}
+
+struct body *deliver_body(struct hosted *h, uint64_t index) {
+    struct body *body = replica_cached(h->partition->replica, index);
+    for (unsigned i = 0; !body && i < SHARD_CACHED_READS; i++)
+        if (h->cached[i].body && h->cached[i].index == index)
+            body = h->cached[i].body;
+    return body;
+}
+
+static void send_run(struct hosted *h, const struct mailbox_effect *e, struct body *batch) {
+    struct shard_link *l = links_gateway(h->shard, e->deliver.gateway);
+    size_t offset, bytes;
+    if (!l)
+        return; /* its loss comes back through mailbox_gateway_lost */
+    CHECK(batch_slice(batch->data, batch->size, (uint32_t)(e->deliver.first_offset - e->deliver.base_offset),
+                      e->deliver.count, &offset, &bytes));
+    struct body *run = body_slice(batch, offset, bytes);
+    Mr__Delivery d = MR__DELIVERY__INIT;
+    Mr__ShardDelivery m = MR__SHARD_DELIVERY__INIT;
+    m.partition = h->id;
+    m.consumer_id = (ProtobufCBinaryData){sizeof e->deliver.consumer, (uint8_t *)(uintptr_t)e->deliver.consumer.bytes};
+    m.subscription = (char *)(uintptr_t)e->deliver.subscription;
+    m.delivery = &d;
+    d.partition = h->number;
+    d.first_offset = e->deliver.first_offset;
+    d.count = e->deliver.count;
+    d.epoch = e->deliver.epoch;
+    d.delivery_number = e->deliver.delivery_number;
+    d.attempt = e->deliver.attempt;
+    d.stamp = e->deliver.stamp;
+    d.crc = crc32c(0, run->data, run->size);
+    link_send(l->link, FRAME_SHARD_DELIVERY, &m.base, &run, 1);
+    body_drop(run);
+    counters_add(COUNTER_deliveries, e->deliver.count);
+    if (e->deliver.attempt > 1)
+        counters_add(COUNTER_redeliveries, e->deliver.count);
+}
+
+/* The ring of runs that wait. Bounded by credit: each was paid for with it. */
+static void push_run(struct hosted *h, const struct mailbox_effect *e) {
+    if (h->runs_count == h->runs_capacity) {
+        size_t capacity = h->runs_capacity ? h->runs_capacity * 2 : 16;
+        struct waiting_run *runs = xcalloc(capacity, sizeof *runs);
+        for (size_t i = 0; i < h->runs_count; i++)
+            runs[i] = h->runs[(h->runs_head + i) % h->runs_capacity];
+        free(h->runs);
+        h->runs = runs;
+        h->runs_head = 0;
+        h->runs_capacity = capacity;
+    }
+    struct waiting_run *w = &h->runs[(h->runs_head + h->runs_count++) % h->runs_capacity];
+    w->effect = *e;
+    strncpy(w->subscription, e->deliver.subscription, NAME_BYTES_MAX);
+    body_keep(e->deliver.body);
+}
+
+static struct body *body_of(struct hosted *h, const struct mailbox_effect *e) {
+    return e->deliver.body ? e->deliver.body : deliver_body(h, e->deliver.batch_index);
+}
+
+static void send_waiting(struct hosted *h) {
+    while (h->runs_count > 0) {
+        struct waiting_run *w = &h->runs[h->runs_head];
+        struct body *batch = body_of(h, &w->effect);
+        if (!batch) {
+            if (!h->reading) {
+                h->reading = true;
+                reader_batch(h, w->effect.deliver.batch_index);
+            }
+            return;
+        }
+        w->effect.deliver.subscription = w->subscription;
+        send_run(h, &w->effect, batch);
+        body_drop(w->effect.deliver.body);
+        h->runs_head = (h->runs_head + 1) % h->runs_capacity;
+        h->runs_count--;
+    }
+}
+
+void deliver_run(struct hosted *h, const struct mailbox_effect *e) {
+    struct body *batch = h->runs_count == 0 ? body_of(h, e) : NULL;
+    if (batch) {
+        send_run(h, e, batch);
+        return;
+    }
+    push_run(h, e);
+    send_waiting(h);
+}
+
+/* A batch that cannot be read: its leases run out and come back; by then the
+ * partition is marked damaged and another replica leads. */
+static void drop_unreadable(struct hosted *h, uint64_t index) {
+    while (h->runs_count > 0 && h->runs[h->runs_head].effect.deliver.batch_index == index) {
+        body_drop(h->runs[h->runs_head].effect.deliver.body);
+        h->runs_head = (h->runs_head + 1) % h->runs_capacity;
+        h->runs_count--;
+    }
+}
+
+void deliver_read(struct hosted *h, uint64_t index, struct body *body) {
+    h->reading = false;
+    if (body)
+        keep_read(h, index, body);
+    else
+        drop_unreadable(h, index);
+    letters_read(h, index, body);
+    send_waiting(h);
+}
+
+void deliver_forget(struct hosted *h) {
+    while (h->runs_count > 0)
+        drop_unreadable(h, h->runs[h->runs_head].effect.deliver.batch_index);
+    free(h->runs);
+    h->runs = NULL;
+    h->runs_head = h->runs_capacity = 0;
+    for (unsigned i = 0; i < SHARD_CACHED_READS; i++)
+        body_drop(h->cached[i].body);
+    memset(h->cached, 0, sizeof h->cached);
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The shard's journal: records of a turn in, one flush, completions back.
+ *
+ * A turn's flush remembers for each partition how far its core's writes went
+ * (replica_mark); when the journal says synced, each is told so and sends what
+ * it had kept back. Failures of the disk end the process inside the journal.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/body.h"
+#include "base/check.h"
+#include "base/counters.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+#include "shard/shard_private.h"
+
+/* ---- completions: journal's thread -> loop ---- */
+
+static void post(struct shard *s, uint64_t *highest, int *posted, struct loop_event *event, uint64_t ticket) {
+    __atomic_store_n(highest, ticket, __ATOMIC_RELEASE);
+    if (!__atomic_exchange_n(posted, 1, __ATOMIC_ACQ_REL))
+        loop_post(s->loop, event);
+}
+
+static void on_synced_thread(void *ctx, uint64_t ticket) {
+    struct shard *s = ctx;
+    post(s, &s->synced_ticket, &s->synced_posted, &s->synced_event, ticket);
+}
+
+static void on_written_thread(void *ctx, uint64_t ticket) {
+    struct shard *s = ctx;
+    post(s, &s->written_ticket, &s->written_posted, &s->written_event, ticket);
+}
+
+static void tell(struct shard *s, const struct flush_item *item, bool synced) {
+    struct hosted *h = shard_find(s, item->partition);
+    usec_t now = loop_now(s->loop);
+    if (!h || !h->partition)
+        return;
+    child_working_on(s->child, h->id);
+    shard_touch(h);
+    if (item->mark)
+        replica_stored(h->partition->replica, item->mark, synced, now, &h->partition->replica_effects);
+    if (synced && item->checkpoint)
+        partition_checkpointed(h->partition, item->checkpoint);
+    partition_run(h->partition, now);
+    child_working_on(s->child, 0);
+}
+
+static void on_written(struct loop_event *event) {
+    struct shard *s = (struct shard *)((char *)event - offsetof(struct shard, written_event));
+    __atomic_store_n(&s->written_posted, 0, __ATOMIC_RELEASE);
+    uint64_t ticket = __atomic_load_n(&s->written_ticket, __ATOMIC_ACQUIRE);
+    for (; s->written_next && s->written_next->ticket <= ticket; s->written_next = s->written_next->next)
+        for (size_t i = 0; i < s->written_next->count; i++)
+            tell(s, &s->written_next->items[i], false);
+}
+
+static void on_synced(struct loop_event *event) {
+    struct shard *s = (struct shard *)((char *)event - offsetof(struct shard, synced_event));
+    __atomic_store_n(&s->synced_posted, 0, __ATOMIC_RELEASE);
+    uint64_t ticket = __atomic_load_n(&s->synced_ticket, __ATOMIC_ACQUIRE);
+    journal_completed(s->journal, ticket);
+    while (s->flushes && s->flushes->ticket <= ticket) {
+        struct flush *f = s->flushes;
+        s->flushes = f->next;
+        if (!s->flushes)
+            s->flushes_last = NULL;
+        if (s->written_next == f)
+            s->written_next = f->next;
+        for (size_t i = 0; i < f->count; i++)
+            tell(s, &f->items[i], true);
+        free(f->items);
+        free(f);
+        counters_add(COUNTER_journal_syncs, 1);
+    }
+}
+
+/* ---- writing ---- */
+
+void storage_write(struct hosted *h, const struct replica_effect *e) {
+    struct journal *j = h->shard->journal;
+    switch (e->type) {
+    case REPLICA_WRITE:
+        journal_write_entry(j, h->id, e->entry.epoch, e->entry.index, e->entry.type, e->entry.body);
+        break;
+    case REPLICA_TRUNCATE:
+        journal_write_truncate(j, h->id, e->index);
+        break;
+    case REPLICA_PROMISE:
+        journal_write_promise(j, h->id, e->promise.epoch);
+        break;
+    case REPLICA_STAGE:
+        journal_write_staged(j, h->id, e->entry.epoch, e->entry.index, e->entry.type, e->entry.body);
+        xgrow(&h->staged, &h->staged_capacity, h->staged_count + 1, sizeof *h->staged);
+        h->staged[h->staged_count++] = (struct staged){e->entry.index, e->entry.epoch};
+        break;
+    case REPLICA_MARK_DAMAGED:
+        journal_write_damage(j, h->id, replica_last_index(h->partition->replica) + 1);
+        break;
+    case REPLICA_MARK_WHOLE:
+        journal_write_mended(j, h->id);
+        break;
+    default:
+        CHECK(!"not a write");
+    }
+}
+
+static uint64_t staged_epoch(const struct hosted *h, uint64_t index) {
+    for (size_t i = h->staged_count; i-- > 0;)
+        if (h->staged[i].index == index)
+            return h->staged[i].epoch;
+    return 0;
+}
+
+void storage_checkpoint(struct hosted *h, const struct partition_checkpoint *c) {
+    struct journal_live *live = xcalloc(c->live_count, sizeof *live);
+    for (size_t i = 0; i < c->live_count; i++)
+        live[i] = (struct journal_live){c->live[i], c->install ? staged_epoch(h, c->live[i]) : 0};
+    struct journal_checkpoint record = {.base_index = c->base_index,
+                                        .base_epoch = c->base_epoch,
+                                        .live = live,
+                                        .live_count = c->live_count,
+                                        .body = c->state,
+                                        .install = c->install};
+    enum err err = journal_write_checkpoint(h->shard->journal, h->id, &record);
+    free(live);
+    if (err != ERR_OK) {
+        /* a journal that lacks what its own log names, or a state past a segment:
+         * going on would lose track of what is stored */
+        log_error("partition %" PRIu64 " (%s/%u): checkpoint at %" PRIu64 ": %s", h->id, h->name, h->number,
+                  c->base_index, err_text(err));
+        CHECK(err == ERR_TOO_LARGE && !c->install);
+        return;
+    }
+    if (c->install)
+        h->staged_count = 0;
+    else
+        h->checkpoint_pending = c->base_index;
+}
+
+static struct flush *collect(struct shard *s) {
+    struct flush *f = xcalloc(1, sizeof *f);
+    f->items = xcalloc(s->turned_count, sizeof *f->items);
+    for (size_t i = 0; i < s->turned_count; i++) {
+        struct hosted *h = s->turned[i];
+        uint64_t mark = h->partition ? replica_mark(h->partition->replica) : 0;
+        if (!h->partition || (mark == h->flushed_mark && !h->checkpoint_pending))
+            continue;
+        f->items[f->count++] = (struct flush_item){h->id, mark, h->checkpoint_pending};
+        h->flushed_mark = mark;
+        h->checkpoint_pending = 0;
+    }
+    return f;
+}
+
+void storage_flush(struct shard *s) {
+    struct flush *f = collect(s);
+    f->ticket = journal_flush(s->journal);
+    if (f->count == 0) {
+        free(f->items);
+        free(f);
+        return;
+    }
+    if (s->flushes_last)
+        s->flushes_last->next = f;
+    else
+        s->flushes = f;
+    s->flushes_last = f;
+    if (!s->written_next)
+        s->written_next = f;
+}
+
+/* ---- space ---- */
+
+static void sum_up(void *ctx, uint64_t partition) {
+    struct shard *s = ctx;
+    struct hosted *h = shard_find(s, partition);
+    if (!h || !h->partition || !replica_counts(h->partition->replica) || !partition_checkpoint(h->partition))
+        journal_carry(s->journal, partition);
+}
+
+void storage_reclaim(struct shard *s) {
+    for (int i = 0; i < SHARD_RECLAIM_STEPS; i++) {
+        enum journal_progress progress = journal_reclaim(s->journal);
+        if (progress == JOURNAL_WAITS)
+            journal_needs_checkpoint(s->journal, sum_up, s);
+        if (progress != JOURNAL_WORKED)
+            break;
+    }
+    struct journal_statistics stats;
+    journal_statistics(s->journal, &stats);
+    counters_set(COUNTER_journal_segments, stats.segments);
+    counters_set(COUNTER_journal_bytes, stats.written_bytes);
+    counters_set(COUNTER_journal_bytes_copied, stats.moved_bytes);
+    counters_set(COUNTER_disk_free, journal_space(s->journal));
+}
+
+/* ---- recovery ---- */
+
+bool storage_open(struct shard *s, struct err_detail *detail) {
+    char folder[CONFIG_PATH_BYTES_MAX + 32];
+    snprintf(folder, sizeof folder, "%s/shard-%u", s->config->data, child_index(s->child));
+    uint64_t random;
+    CHECK(getrandom(&random, sizeof random, 0) == (ssize_t)sizeof random);
+    s->synced_event.fire = on_synced;
+    s->written_event.fire = on_written;
+    struct journal_recovered recovered;
+    enum err err = journal_open(&(struct journal_options){.folder = folder,
+                                                          .segment_bytes = (uint32_t)s->config->segment_bytes,
+                                                          .batch_type = ENTRY_BATCH,
+                                                          .random = random | 1,
+                                                          .completed = on_synced_thread,
+                                                          .written = on_written_thread,
+                                                          .ctx = s},
+                                &s->journal, &recovered, detail);
+    if (err != ERR_OK)
+        return false;
+    s->self = recovered.identity;
+    s->starts = recovered.start;
+    log_info("journal %s: %zu partitions, %zu segments, start %" PRIu64 "%s%s", folder, recovered.partitions,
+             recovered.segments, recovered.start, recovered.created ? ", new" : "",
+             recovered.damaged ? ", DAMAGED" : "");
+    return true;
+}
+
+void storage_close(struct shard *s) {
+    if (!s->journal)
+        return;
+    journal_flush(s->journal);
+    journal_close(s->journal);
+    while (s->flushes) {
+        struct flush *f = s->flushes;
+        s->flushes = f->next;
+        free(f->items);
+        free(f);
+    }
+}
+
+/* The log behind the base as the journal has it; bodies are fetched when needed. */
+static struct entry *log_of(struct shard *s, const struct journal_partition *jp, size_t *count) {
+    *count = 0;
+    struct entry *entries = xcalloc(jp->last_index - jp->base_index, sizeof *entries);
+    for (uint64_t index = jp->base_index + 1; index <= jp->last_index; index++) {
+        struct journal_location at;
+        if (journal_locate(s->journal, jp->id, index, &at) != ERR_OK)
+            break; /* damaged from here on */
+        entries[(*count)++] = (struct entry){.index = index, .epoch = at.epoch, .type = at.type};
+        body_drop(at.in_flight);
+    }
+    return entries;
+}
+
+static struct partition *recover(struct shard *s, struct hosted *h, const struct journal_partition *jp) {
+    struct replica_state state = {.promise = jp->promise, .base_index = jp->base_index, .base_epoch = jp->base_epoch};
+    struct body *checkpoint = NULL;
+    struct decoder d = {0};
+    state.damaged = jp->damaged;
+    if (jp->checkpointed) {
+        if (journal_read_checkpoint(s->journal, h->id, &checkpoint) != ERR_OK)
+            return NULL;
+        d = decoder_of(checkpoint->data, checkpoint->size);
+        if (!replica_decode(&d, &state)) {
+            body_drop(checkpoint);
+            return NULL;
+        }
+        state.damaged = jp->damaged;
+        if (jp->promise > state.promise)
+            state.promise = jp->promise;
+    }
+    struct entry *entries = log_of(s, jp, &state.entries_count);
+    state.entries = entries;
+    struct partition *p = partition_new(&(struct partition_options){.id = h->id,
+                                                                    .number = h->number,
+                                                                    .mailbox = h->name,
+                                                                    .settings = h->settings,
+                                                                    .self = s->self,
+                                                                    .failure_timeout = s->config->timeout,
+                                                                    .host = shard_host(),
+                                                                    .host_context = s},
+                                        &state, checkpoint ? &d : NULL);
+    free(entries);
+    free((void *)(uintptr_t)state.epochs);
+    body_drop(checkpoint);
+    return p;
+}
+
+bool storage_partition(struct shard *s, struct hosted *h) {
+    struct journal_partition jp = {.id = h->id};
+    journal_get(s->journal, h->id, &jp);
+    if (jp.dropped)
+        jp = (struct journal_partition){.id = h->id, .promise = jp.promise};
+    h->partition = recover(s, h, &jp);
+    if (!h->partition) {
+        log_error("partition %" PRIu64 " (%s/%u): its checkpoint cannot be read; it stands still until it is rebuilt",
+                  h->id, h->name, h->number);
+        return false;
+    }
+    h->partition->user = h;
+    partition_time(h->partition, loop_now(s->loop), loop_wall(s->loop));
+    h->flushed_mark = replica_mark(h->partition->replica);
+    return true;
+}
