@@ -243,8 +243,6 @@ static void on_replica_effect(struct partition *p, const struct replica_effect *
     case REPLICA_INSTALLED:
         installed(p, e);
         break;
-    case REPLICA_LEADING:
-        break;
     default:
         p->host->replica_effect(p->host_context, p, e);
     }

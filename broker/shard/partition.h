@@ -43,7 +43,8 @@ struct partition_checkpoint {
 
 /* What a host must do. `host` is the partition's host_context. */
 struct partition_host {
-    /* WRITE, TRUNCATE, PROMISE, STAGE, MARK_*, FETCH, SEND_*, REPORT_*. */
+    /* WRITE, TRUNCATE, PROMISE, STAGE, UNSTAGE, MARK_*, FETCH, SEND_*, REPORT_*; LEADING: tell
+     * it of peers whose links are down (replica_peer_down). */
     void (*replica_effect)(void *host, struct partition *p, const struct replica_effect *e);
     /* RECEIPT, REFUSED, DELIVER, SETTLED, READY, CREDIT_BACK, DETACHED, DEAD_LETTER, DEAD_BATCH. */
     void (*mailbox_effect)(void *host, struct partition *p, const struct mailbox_effect *e);

@@ -34,6 +34,7 @@ static Mr__Append *append_of(struct hosted *h, const struct replica_append *a) {
     m->prev_epoch = a->prev_epoch;
     m->commit = a->commit;
     m->mend_to = a->mend_to;
+    m->damage = a->damage;
     m->sent_at = a->sent_at;
     m->n_entries = a->count;
     m->entries = xcalloc(a->count, sizeof *m->entries);
@@ -104,7 +105,7 @@ void peers_appended(struct hosted *h, const struct replica_appended *a) {
     m->verified = a->verified;
     m->promise = a->promise;
     m->damaged = a->damaged;
-    m->mended = a->mended;
+    m->damage = a->damage;
     m->sent_at = a->sent_at;
     xgrow(&p->appendeds, &p->appendeds_capacity, p->appendeds_count + 1, sizeof *p->appendeds);
     p->appendeds[p->appendeds_count++] = m;
@@ -295,6 +296,7 @@ static bool step_append(struct shard *s, const Mr__Append *m, struct body *frame
                                    .prev_epoch = m->prev_epoch,
                                    .commit = m->commit,
                                    .mend_to = m->mend_to,
+                                   .damage = m->damage,
                                    .sent_at = m->sent_at,
                                    .entries = entries,
                                    .count = m->n_entries};
@@ -335,7 +337,7 @@ static void on_appendeds(struct shard_link *l, const struct frame *frame) {
                                       .verified = a->verified,
                                       .promise = a->promise,
                                       .damaged = a->damaged,
-                                      .mended = a->mended,
+                                      .damage = a->damage,
                                       .sent_at = a->sent_at};
         shard_touch(h);
         replica_on_appended(h->partition->replica, &in, loop_now(s->loop), &h->partition->replica_effects);
@@ -438,6 +440,22 @@ void peers_up(struct shard_link *l, member_t member) {
         if (replica_promise(h->partition->replica) > h->record.epoch && h->record.leader == member)
             peers_fence(h);
     }
+}
+
+static void tell_down(struct hosted *h, const struct replica_set *set) {
+    struct shard *s = h->shard;
+    for (size_t i = 0; i < set->count; i++) {
+        struct peer *p = peers_find(s, set->members[i]);
+        if (set->members[i] != s->self && (!p || !p->link))
+            replica_peer_down(h->partition->replica, set->members[i], loop_now(s->loop),
+                              &h->partition->replica_effects);
+    }
+}
+
+void peers_leading(struct hosted *h) {
+    tell_down(h, &h->record.current);
+    tell_down(h, &h->record.previous);
+    tell_down(h, &h->record.learners);
 }
 
 void peers_down(struct shard_link *l) {

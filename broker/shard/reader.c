@@ -89,11 +89,9 @@ size_t reader_waiting(const struct reader *r) {
     return r->waiting;
 }
 
-/* Bad bytes under a good header: kept as damage, mended from the others. */
-static void report_damage(struct hosted *h, uint64_t index) {
+static void log_unreadable(struct hosted *h, uint64_t index) {
     log_error("partition %llu (%s/%u): entry %llu cannot be read from the journal", (unsigned long long)h->id, h->name,
               h->number, (unsigned long long)index);
-    journal_write_damage(h->shard->journal, h->id, index);
 }
 
 static void fire_batch(struct hosted *h, struct read_job *job) {
@@ -102,8 +100,11 @@ static void fire_batch(struct hosted *h, struct read_job *job) {
         reader_batch(h, job->from);
         return;
     }
-    if (!body)
-        report_damage(h, job->from);
+    if (!body) {
+        log_unreadable(h, job->from);
+        replica_unreadable(h->partition->replica, job->from, loop_now(h->shard->loop),
+                           &h->partition->replica_effects);
+    }
     deliver_read(h, job->from, body);
 }
 
@@ -119,10 +120,11 @@ static void fire_fetch(struct hosted *h, struct read_job *job) {
     if (good == 0 && job->count > 0 && job->errs[0] == ERR_STALE) {
         reader_fetch(h, job->from, job->to, job->who);
     } else {
-        if (good == 0 && job->count > 0)
-            report_damage(h, job->from);
-        replica_fetched(h->partition->replica, job->who, entries, good, loop_now(h->shard->loop),
-                        &h->partition->replica_effects);
+        bool unreadable = good == 0 && job->count > 0 && job->errs[0] != ERR_NOT_FOUND;
+        if (unreadable)
+            log_unreadable(h, job->from);
+        replica_fetched(h->partition->replica, job->who, job->from, entries, good, unreadable,
+                        loop_now(h->shard->loop), &h->partition->replica_effects);
         partition_run(h->partition, loop_now(h->shard->loop));
     }
     free(entries);
@@ -179,6 +181,7 @@ void reader_batch(struct hosted *h, uint64_t index) {
         log_error("partition %llu: batch %llu is not in the journal: %s", (unsigned long long)h->id,
                   (unsigned long long)index, err_text(err));
         free_job(job);
+        replica_unreadable(h->partition->replica, index, loop_now(h->shard->loop), &h->partition->replica_effects);
         deliver_read(h, index, NULL);
         return;
     }

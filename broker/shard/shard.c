@@ -49,9 +49,13 @@ static void on_replica_effect(void *host, struct partition *p, const struct repl
     case REPLICA_TRUNCATE:
     case REPLICA_PROMISE:
     case REPLICA_STAGE:
+    case REPLICA_UNSTAGE:
     case REPLICA_MARK_DAMAGED:
     case REPLICA_MARK_WHOLE:
         storage_write(h, e);
+        break;
+    case REPLICA_LEADING:
+        peers_leading(h);
         break;
     case REPLICA_FETCH:
         reader_fetch(h, e->fetch.from, e->fetch.to, e->fetch.reader);

@@ -243,6 +243,7 @@ void peers_piece(struct hosted *h, const struct replica_piece *m);
 void peers_pieced(struct hosted *h, const struct replica_pieced *m);
 void peers_send_turn(struct shard *s);
 void peers_confirm(struct shard *s);
+void peers_leading(struct hosted *h); /* tell the replica which links are down */
 void peers_fence(struct hosted *h);
 void peers_close(struct shard *s);
 struct peer *peers_find(struct shard *s, member_t member);

@@ -19,6 +19,9 @@
 #include "base/xalloc.h"
 #include "shard/shard_private.h"
 
+/* Damage is numbered within a start of the journal, so that numbers only grow. */
+enum { DAMAGE_START_SHIFT = 24 };
+
 /* ---- completions: journal's thread -> loop ---- */
 
 static void post(struct shard *s, uint64_t *highest, int *posted, struct loop_event *event, uint64_t ticket) {
@@ -101,10 +104,14 @@ void storage_write(struct hosted *h, const struct replica_effect *e) {
         h->staged[h->staged_count++] = (struct staged){e->entry.index, e->entry.epoch};
         break;
     case REPLICA_MARK_DAMAGED:
-        journal_write_damage(j, h->id, replica_last_index(h->partition->replica) + 1);
+        journal_write_damage(j, h->id, e->damage.everything ? 1 : replica_last_index(h->partition->replica) + 1);
         break;
     case REPLICA_MARK_WHOLE:
         journal_write_mended(j, h->id);
+        break;
+    case REPLICA_UNSTAGE:
+        journal_forget_staged(j, h->id);
+        h->staged_count = 0;
         break;
     default:
         CHECK(!"not a write");
@@ -245,8 +252,9 @@ void storage_close(struct shard *s) {
 /* The log behind the base as the journal has it; bodies are fetched when needed. */
 static struct entry *log_of(struct shard *s, const struct journal_partition *jp, size_t *count) {
     *count = 0;
-    struct entry *entries = xcalloc(jp->last_index - jp->base_index, sizeof *entries);
-    for (uint64_t index = jp->base_index + 1; index <= jp->last_index; index++) {
+    uint64_t last = jp->damaged && jp->damaged_from <= jp->last_index ? jp->damaged_from - 1 : jp->last_index;
+    struct entry *entries = xcalloc(last > jp->base_index ? last - jp->base_index : 0, sizeof *entries);
+    for (uint64_t index = jp->base_index + 1; index <= last; index++) {
         struct journal_location at;
         if (journal_locate(s->journal, jp->id, index, &at) != ERR_OK)
             break; /* damaged from here on */
@@ -256,23 +264,40 @@ static struct entry *log_of(struct shard *s, const struct journal_partition *jp,
     return entries;
 }
 
-static struct partition *recover(struct shard *s, struct hosted *h, const struct journal_partition *jp) {
-    struct replica_state state = {.promise = jp->promise, .base_index = jp->base_index, .base_epoch = jp->base_epoch};
+/* Replica's part of the checkpoint into *state; *d is left at the mailbox's. */
+static struct body *read_checkpoint(struct shard *s, const struct journal_partition *jp, struct replica_state *state,
+                                    struct decoder *d) {
+    struct body *body = NULL;
+    if (journal_read_checkpoint(s->journal, jp->id, &body) != ERR_OK)
+        return NULL;
+    *d = decoder_of(body->data, body->size);
+    if (replica_decode(d, state))
+        return body;
+    body_drop(body);
+    return NULL;
+}
+
+static struct partition *recover(struct shard *s, struct hosted *h, struct journal_partition *jp) {
+    struct replica_state state = {0};
     struct body *checkpoint = NULL;
     struct decoder d = {0};
-    state.damaged = jp->damaged;
-    if (jp->checkpointed) {
-        if (journal_read_checkpoint(s->journal, h->id, &checkpoint) != ERR_OK)
-            return NULL;
-        d = decoder_of(checkpoint->data, checkpoint->size);
-        if (!replica_decode(&d, &state)) {
-            body_drop(checkpoint);
-            return NULL;
-        }
-        state.damaged = jp->damaged;
-        if (jp->promise > state.promise)
-            state.promise = jp->promise;
+    bool all_lost = jp->damaged && jp->damaged_from <= jp->base_index;
+    if (jp->checkpointed && !all_lost) {
+        checkpoint = read_checkpoint(s, jp, &state, &d);
+        all_lost = !checkpoint;
     }
+    if (all_lost) {
+        /* nothing here can be trusted but the promise: everything comes anew from the others */
+        state = (struct replica_state){0};
+        jp->damaged = true;
+        jp->base_index = jp->base_epoch = jp->last_index = 0;
+    }
+    state.base_index = jp->base_index;
+    state.base_epoch = jp->base_epoch;
+    state.damaged = jp->damaged;
+    state.damage = s->starts << DAMAGE_START_SHIFT;
+    if (jp->promise > state.promise)
+        state.promise = jp->promise;
     struct entry *entries = log_of(s, jp, &state.entries_count);
     state.entries = entries;
     struct partition *p = partition_new(&(struct partition_options){.id = h->id,
