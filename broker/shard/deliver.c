@@ -40,7 +40,8 @@ static void send_run(struct hosted *h, const struct mailbox_effect *e, struct bo
     Mr__Delivery d = MR__DELIVERY__INIT;
     Mr__ShardDelivery m = MR__SHARD_DELIVERY__INIT;
     m.partition = h->id;
-    m.consumer_id = (ProtobufCBinaryData){sizeof e->deliver.consumer, (uint8_t *)(uintptr_t)e->deliver.consumer.bytes};
+    m.consumer_id =
+        (ProtobufCBinaryData){sizeof e->deliver.consumer, (uint8_t *)(uintptr_t)e->deliver.consumer.bytes};
     m.subscription = (char *)(uintptr_t)e->deliver.subscription;
     m.delivery = &d;
     d.partition = h->number;

@@ -53,7 +53,8 @@ static void answer(struct shard *s, struct forward *f, enum err code) {
     if (!h || !h->partition || !mailbox_leading(h->partition->mailbox))
         return;
     shard_touch(h);
-    mailbox_dead_lettered(h->partition->mailbox, intent, code, loop_now(s->loop), &h->partition->mailbox_effects);
+    mailbox_dead_lettered(h->partition->mailbox, intent, code, loop_now(s->loop),
+                          &h->partition->mailbox_effects);
     partition_run(h->partition, loop_now(s->loop));
     if (code == ERR_OK)
         counters_add(COUNTER_dead_letters, 1);
@@ -61,8 +62,8 @@ static void answer(struct shard *s, struct forward *f, enum err code) {
 
 static struct shard_link *own_gateway(struct shard *s) {
     LINKS_EACH(s, l)
-        if (l->kind == LINK_GATEWAY && l->own_node)
-            return l;
+    if (l->kind == LINK_GATEWAY && l->own_node)
+        return l;
     return NULL;
 }
 
@@ -90,7 +91,8 @@ static bool find_message(const struct forward *f, const struct body *batch, stru
     return true;
 }
 
-static struct body *pack(const struct hosted *h, const struct forward *f, const struct batch_message *m, usec_t wall) {
+static struct body *pack(const struct hosted *h, const struct forward *f, const struct batch_message *m,
+                         usec_t wall) {
     struct batch_field headers[BATCH_HEADERS_MAX];
     char partition[NUMBER_BYTES], offset[NUMBER_BYTES], attempts[NUMBER_BYTES];
     size_t n = copy_headers(m, headers);

@@ -78,8 +78,8 @@ void links_remove(struct shard_link *l) {
 
 struct shard_link *links_gateway(struct shard *s, uint64_t id) {
     LINKS_EACH(s, l)
-        if (l->id == id && l->kind == LINK_GATEWAY)
-            return l;
+    if (l->id == id && l->kind == LINK_GATEWAY)
+        return l;
     return NULL;
 }
 
@@ -194,7 +194,7 @@ void links_close(struct shard *s) {
     if (s->ipc)
         listener_close(s->ipc);
     LINKS_EACH(s, l)
-        link_close(l->link, ERR_CLOSED, "the shard stops");
+    link_close(l->link, ERR_CLOSED, "the shard stops");
 }
 
 void links_send_turn(struct shard *s) {

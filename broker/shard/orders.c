@@ -82,12 +82,14 @@ void orders_wishes(struct hosted *h) {
 }
 
 static bool member_of(const struct replica_record *r, member_t m) {
-    return replica_set_has(&r->current, m) || replica_set_has(&r->previous, m) || replica_set_has(&r->learners, m);
+    return replica_set_has(&r->current, m) || replica_set_has(&r->previous, m) ||
+           replica_set_has(&r->learners, m);
 }
 
 static void quarantine(struct hosted *h, unsigned crashes) {
     h->quarantined = true;
-    log_error("partition %" PRIu64 " (%s/%u) is quarantined: this shard died %u times in a row while working on it",
+    log_error("partition %" PRIu64
+              " (%s/%u) is quarantined: this shard died %u times in a row while working on it",
               h->id, h->name, h->number, crashes);
 }
 
@@ -119,7 +121,8 @@ static void connect(struct hosted *h) {
     struct shard *s = h->shard;
     for (struct peer *p = s->peers; p; p = p->hh.next)
         if (p->link)
-            replica_peer_up(h->partition->replica, p->member, loop_now(s->loop), &h->partition->replica_effects);
+            replica_peer_up(h->partition->replica, p->member, loop_now(s->loop),
+                            &h->partition->replica_effects);
 }
 
 void orders_forget(struct hosted *h) {
@@ -207,7 +210,7 @@ static void on_lead(struct shard_link *l, const struct frame *frame) {
         return;
     s->controller_term = m->term;
     LINKS_EACH(s, other)
-        other->leads = other == l;
+    other->leads = other == l;
 }
 
 /* ---- seals ---- */
@@ -261,8 +264,8 @@ static void on_seals(struct shard_link *l, const struct frame *frame) {
 void orders_sealed(struct hosted *h, const struct replica_sealed *a) {
     struct shard_link *to = NULL;
     LINKS_EACH(h->shard, l)
-        if (l->id == h->seal_link)
-            to = l;
+    if (l->id == h->seal_link)
+        to = l;
     if (!to || to->kind != LINK_CONTROLLER)
         return; /* gone: the next controller asks again */
     Mr__Sealed *m = add_sealed(to);
@@ -339,7 +342,8 @@ void orders_frame(struct shard_link *l, const struct frame *frame) {
         on_hold(l, frame);
         break;
     default:
-        link_refuse(l->link, ERR_PROTOCOL, "frame type %u: not one a controller sends to a shard", frame->type);
+        link_refuse(l->link, ERR_PROTOCOL, "frame type %u: not one a controller sends to a shard",
+                    frame->type);
     }
 }
 
@@ -347,8 +351,8 @@ void orders_frame(struct shard_link *l, const struct frame *frame) {
 
 static bool leader_known(struct shard *s) {
     LINKS_EACH(s, l)
-        if (l->kind == LINK_CONTROLLER && l->leads)
-            return true;
+    if (l->kind == LINK_CONTROLLER && l->leads)
+        return true;
     return false;
 }
 
@@ -367,8 +371,8 @@ void orders_report(struct hosted *h, Mr__ReportKind kind, uint64_t epoch, member
     m.reports = list;
     m.n_reports = 1;
     LINKS_EACH(s, l)
-        if (l->kind == LINK_CONTROLLER && (l->leads || !known))
-            link_send(l->link, FRAME_REPORTS, &m.base, NULL, 0);
+    if (l->kind == LINK_CONTROLLER && (l->leads || !known))
+        link_send(l->link, FRAME_REPORTS, &m.base, NULL, 0);
 }
 
 void orders_load(struct shard *s) {
@@ -388,6 +392,6 @@ void orders_load(struct shard *s) {
     s->load_leaders = m.leaders;
     s->load_backlog = m.backlog_messages;
     LINKS_EACH(s, l)
-        if (l->kind == LINK_CONTROLLER && l->own_node)
-            link_send(l->link, FRAME_SHARD_LOAD, &m.base, NULL, 0);
+    if (l->kind == LINK_CONTROLLER && l->own_node)
+        link_send(l->link, FRAME_SHARD_LOAD, &m.base, NULL, 0);
 }

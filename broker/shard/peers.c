@@ -468,7 +468,8 @@ void peers_down(struct shard_link *l) {
         if (!h->partition)
             continue;
         shard_touch(h);
-        replica_peer_down(h->partition->replica, p->member, loop_now(s->loop), &h->partition->replica_effects);
+        replica_peer_down(h->partition->replica, p->member, loop_now(s->loop),
+                          &h->partition->replica_effects);
         partition_run(h->partition, loop_now(s->loop));
     }
 }
@@ -494,7 +495,8 @@ static void on_keep_down(void *ctx, struct keep *keep, const struct link_end *en
         links_peer_down(p);
 }
 
-static const struct keep_handlers keep_calls = {.up = on_keep_up, .frame = on_keep_frame, .down = on_keep_down};
+static const struct keep_handlers keep_calls = {
+    .up = on_keep_up, .frame = on_keep_frame, .down = on_keep_down};
 
 static void dial(struct peer *p) {
     struct keep_options options = {.handlers = &keep_calls, .ctx = p, .link = links_options()};

@@ -90,8 +90,8 @@ size_t reader_waiting(const struct reader *r) {
 }
 
 static void log_unreadable(struct hosted *h, uint64_t index) {
-    log_error("partition %llu (%s/%u): entry %llu cannot be read from the journal", (unsigned long long)h->id, h->name,
-              h->number, (unsigned long long)index);
+    log_error("partition %llu (%s/%u): entry %llu cannot be read from the journal", (unsigned long long)h->id,
+              h->name, h->number, (unsigned long long)index);
 }
 
 static void fire_batch(struct hosted *h, struct read_job *job) {
@@ -113,8 +113,8 @@ static void fire_fetch(struct hosted *h, struct read_job *job) {
     size_t good = 0;
     while (good < job->count && job->errs[good] == ERR_OK) {
         const struct journal_location *at = &job->at[good];
-        entries[good] =
-            (struct entry){.index = at->index, .epoch = at->epoch, .type = at->type, .body = job->bodies[good]};
+        entries[good] = (struct entry){
+            .index = at->index, .epoch = at->epoch, .type = at->type, .body = job->bodies[good]};
         good++;
     }
     if (good == 0 && job->count > 0 && job->errs[0] == ERR_STALE) {
@@ -149,7 +149,8 @@ static void on_read(struct loop_event *event) {
 
 static struct read_job *new_job(struct hosted *h, uint64_t from, uint64_t to, size_t room) {
     struct read_job *job = xcalloc(1, sizeof *job);
-    *job = (struct read_job){.event.fire = on_read, .shard = h->shard, .partition = h->id, .from = from, .to = to};
+    *job = (struct read_job){
+        .event.fire = on_read, .shard = h->shard, .partition = h->id, .from = from, .to = to};
     job->at = xcalloc(room, sizeof *job->at);
     job->bodies = xcalloc(room, sizeof *job->bodies);
     job->errs = xcalloc(room, sizeof *job->errs);
@@ -181,7 +182,8 @@ void reader_batch(struct hosted *h, uint64_t index) {
         log_error("partition %llu: batch %llu is not in the journal: %s", (unsigned long long)h->id,
                   (unsigned long long)index, err_text(err));
         free_job(job);
-        replica_unreadable(h->partition->replica, index, loop_now(h->shard->loop), &h->partition->replica_effects);
+        replica_unreadable(h->partition->replica, index, loop_now(h->shard->loop),
+                           &h->partition->replica_effects);
         deliver_read(h, index, NULL);
         return;
     }

@@ -38,7 +38,8 @@ static void add_receipt(struct shard_link *l, uint64_t request, uint64_t base_of
     counters_add(COUNTER_receipts, 1);
 }
 
-static void add_refused(struct shard_link *l, uint64_t request, enum err code, const char *text, uint64_t last) {
+static void add_refused(struct shard_link *l, uint64_t request, enum err code, const char *text,
+                        uint64_t last) {
     Mr__Refused *r = xmalloc(sizeof *r);
     mr__refused__init(r);
     r->request = request;
@@ -135,7 +136,8 @@ static void hold(struct hosted *h, const struct consumer_id *id, const Mr__Attac
                                         .count = m->held[i]->count,
                                         .epoch = m->held[i]->epoch,
                                         .delivery_number = m->held[i]->delivery_number};
-    mailbox_hold(h->partition->mailbox, id, m->subscription, held, m->n_held, now, &h->partition->mailbox_effects);
+    mailbox_hold(h->partition->mailbox, id, m->subscription, held, m->n_held, now,
+                 &h->partition->mailbox_effects);
     free(held);
 }
 
@@ -226,8 +228,9 @@ static void on_shard_settle(struct shard_link *l, const struct frame *frame) {
     if (valid) {
         usec_t now = loop_now(s->loop);
         shard_touch(h);
-        mailbox_settle(h->partition->mailbox, (struct mailbox_origin){l->id, m->request}, &id, m->subscription, items,
-                       m->n_items, now, partition_stamp(h->partition, now), &h->partition->mailbox_effects);
+        mailbox_settle(h->partition->mailbox, (struct mailbox_origin){l->id, m->request}, &id,
+                       m->subscription, items, m->n_items, now, partition_stamp(h->partition, now),
+                       &h->partition->mailbox_effects);
         partition_run(h->partition, now);
     } else {
         link_refuse(l->link, ERR_PROTOCOL, "SHARD_SETTLE: an item out of range");
@@ -410,7 +413,8 @@ static void send_settled(struct hosted *h, const struct mailbox_effect *e) {
     for (size_t i = 0; i < e->settled.count; i++) {
         /* not answered by this leader: the gateway asks the next one */
         bytes[i] = (uint8_t)e->settled.results[i];
-        counters_add(e->settled.results[i] == SETTLE_TOO_LATE ? COUNTER_settlements_late : COUNTER_settlements, 1);
+        counters_add(
+            e->settled.results[i] == SETTLE_TOO_LATE ? COUNTER_settlements_late : COUNTER_settlements, 1);
     }
     Mr__ShardSettled m = MR__SHARD_SETTLED__INIT;
     m.request = e->settled.origin.request;
@@ -522,8 +526,8 @@ void service_not_leading(struct hosted *h) {
     letters_forget(h);
     h->sample_index = 0;
     LINKS_EACH(h->shard, l)
-        if (l->kind == LINK_GATEWAY)
-            link_send(l->link, FRAME_NOT_LEADING, &m.base, NULL, 0);
+    if (l->kind == LINK_GATEWAY)
+        link_send(l->link, FRAME_NOT_LEADING, &m.base, NULL, 0);
 }
 
 void service_up(struct shard_link *l) {
@@ -585,8 +589,8 @@ void service_loads(struct shard *s) {
     m.loads = list;
     m.n_loads = count;
     LINKS_EACH(s, l)
-        if (count && l->kind == LINK_GATEWAY)
-            link_send(l->link, FRAME_PARTITION_LOADS, &m.base, NULL, 0);
+    if (count && l->kind == LINK_GATEWAY)
+        link_send(l->link, FRAME_PARTITION_LOADS, &m.base, NULL, 0);
     free(list);
     free(loads);
 }

@@ -217,7 +217,7 @@ static void on_turn(void *ctx, struct loop *loop) {
 
 /* ---- periodic work ---- */
 
-#define SHARD_OF(timer, field) ((struct shard *)((char *)(timer) - offsetof(struct shard, field)))
+#define SHARD_OF(timer, field) ((struct shard *)((char *)(timer)-offsetof(struct shard, field)))
 
 static void on_beat(struct loop_timer *timer) {
     struct shard *s = SHARD_OF(timer, beat_timer);

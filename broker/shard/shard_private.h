@@ -16,18 +16,18 @@
 #include "wire/loop.h"
 
 enum {
-    SHARD_CONFIRM_US = 50000,         /* lease confirmations to peers, a quarter of the lease */
-    SHARD_LOAD_US = 50000,            /* loads to gateways at most this often */
-    SHARD_RECLAIM_US = 100000,        /* look for space this often */
-    SHARD_RECLAIM_STEPS = 8,          /* steps of at most 1 MiB each time */
-    SHARD_FETCH_BYTES = 1048576,      /* read at once for a lagging peer or for applying */
+    SHARD_CONFIRM_US = 50000,    /* lease confirmations to peers, a quarter of the lease */
+    SHARD_LOAD_US = 50000,       /* loads to gateways at most this often */
+    SHARD_RECLAIM_US = 100000,   /* look for space this often */
+    SHARD_RECLAIM_STEPS = 8,     /* steps of at most 1 MiB each time */
+    SHARD_FETCH_BYTES = 1048576, /* read at once for a lagging peer or for applying */
     SHARD_FETCH_ENTRIES = 1024,
-    SHARD_FRAME_BYTES = 4194304,      /* a frame to a peer is sent when it has this many body bytes */
+    SHARD_FRAME_BYTES = 4194304,        /* a frame to a peer is sent when it has this many body bytes */
     SHARD_PEER_QUEUED_BYTES = 67108864, /* no more appends to a peer whose link holds this much */
     SHARD_LINK_QUEUED_BYTES = 268435456,
-    SHARD_DELIVERIES_MAX = 65536,     /* runs of a partition that wait for a cold read */
-    SHARD_CACHED_READS = 4,           /* batches read for delivery and kept, a partition */
-    SHARD_STOP_US = 2000000           /* for what is in flight when asked to stop */
+    SHARD_DELIVERIES_MAX = 65536, /* runs of a partition that wait for a cold read */
+    SHARD_CACHED_READS = 4,       /* batches read for delivery and kept, a partition */
+    SHARD_STOP_US = 2000000       /* for what is in flight when asked to stop */
 };
 
 struct shard;
@@ -42,7 +42,7 @@ struct staged {
 
 /* A run that waits for its batch's bytes (deliver.c). */
 struct waiting_run {
-    struct mailbox_effect effect; /* DELIVER; its body is a reference */
+    struct mailbox_effect effect;          /* DELIVER; its body is a reference */
     char subscription[NAME_BYTES_MAX + 1]; /* the effect's would go with the subscription */
 };
 
@@ -75,7 +75,7 @@ struct hosted {
     struct hosted *next_dirty;
     bool dirty;
     struct loop_timer timer;
-    uint64_t flushed_mark; /* replica_mark at the last flush */
+    uint64_t flushed_mark;       /* replica_mark at the last flush */
     uint64_t checkpoint_pending; /* base of a checkpoint written this turn, 0: none */
 
     struct staged *staged;
@@ -105,13 +105,13 @@ struct peer {
     member_t member;
     struct shard *shard;
     char url[300];
-    bool alive; /* as the metadata sees it */
-    struct keep *keep; /* this side dials */
-    struct link *link; /* up, hello done */
+    bool alive;                  /* as the metadata sees it */
+    struct keep *keep;           /* this side dials */
+    struct link *link;           /* up, hello done */
     struct shard_link *greeting; /* dialled, hello not answered yet, or up */
-    struct fence *fences; /* its confirmations no longer cover these */
+    struct fence *fences;        /* its confirmations no longer cover these */
     size_t fenced_count, fenced_capacity;
-    bool confirming;   /* partitions led here with consumers have it in their set */
+    bool confirming; /* partitions led here with consumers have it in their set */
     /* this turn's frame */
     Mr__Append **appends;
     size_t appends_count, appends_capacity;
@@ -177,7 +177,7 @@ struct shard {
     struct hosted *dirty_first, *dirty_last;
     struct hosted **turned; /* partitions of the turn under way */
     size_t turned_count, turned_capacity;
-    struct peer *peers;     /* by member */
+    struct peer *peers; /* by member */
     struct shard_link *links;
     uint64_t next_link_id;
     uint64_t controller_term;
@@ -192,7 +192,7 @@ struct shard {
 
     struct reader *reader;
     struct forward *forwards; /* dead letters under way */
-    uint32_t load_leaders; /* as told last */
+    uint32_t load_leaders;    /* as told last */
     uint64_t load_backlog;
 };
 
@@ -230,7 +230,8 @@ struct link_options links_options(void);
 void links_greet(struct shard *s, struct link *link, struct peer *peer);
 void links_peer_frame(struct peer *peer, struct link *link, const struct frame *frame);
 void links_peer_down(struct peer *peer);
-#define LINKS_EACH(s, l) for (struct shard_link *l = (s)->links, *l##_next; l && (l##_next = l->next, true); l = l##_next)
+#define LINKS_EACH(s, l)                                                                                     \
+    for (struct shard_link *l = (s)->links, *l##_next; l && (l##_next = l->next, true); l = l##_next)
 
 /* ---- peers.c: replication with other shards ---- */
 void peers_members(struct shard *s, const Mr__Members *m);

@@ -104,7 +104,8 @@ void storage_write(struct hosted *h, const struct replica_effect *e) {
         h->staged[h->staged_count++] = (struct staged){e->entry.index, e->entry.epoch};
         break;
     case REPLICA_MARK_DAMAGED:
-        journal_write_damage(j, h->id, e->damage.everything ? 1 : replica_last_index(h->partition->replica) + 1);
+        journal_write_damage(j, h->id,
+                             e->damage.everything ? 1 : replica_last_index(h->partition->replica) + 1);
         break;
     case REPLICA_MARK_WHOLE:
         journal_write_mended(j, h->id);
@@ -265,8 +266,8 @@ static struct entry *log_of(struct shard *s, const struct journal_partition *jp,
 }
 
 /* Replica's part of the checkpoint into *state; *d is left at the mailbox's. */
-static struct body *read_checkpoint(struct shard *s, const struct journal_partition *jp, struct replica_state *state,
-                                    struct decoder *d) {
+static struct body *read_checkpoint(struct shard *s, const struct journal_partition *jp,
+                                    struct replica_state *state, struct decoder *d) {
     struct body *body = NULL;
     if (journal_read_checkpoint(s->journal, jp->id, &body) != ERR_OK)
         return NULL;
@@ -322,7 +323,8 @@ bool storage_partition(struct shard *s, struct hosted *h) {
         jp = (struct journal_partition){.id = h->id, .promise = jp.promise};
     h->partition = recover(s, h, &jp);
     if (!h->partition) {
-        log_error("partition %" PRIu64 " (%s/%u): its checkpoint cannot be read; it stands still until it is rebuilt",
+        log_error("partition %" PRIu64
+                  " (%s/%u): its checkpoint cannot be read; it stands still until it is rebuilt",
                   h->id, h->name, h->number);
         return false;
     }
