@@ -124,7 +124,20 @@ static void on_hello(struct shard_link *l, const struct frame *frame) {
                     m->identity->role);
 }
 
+static void on_ping(struct shard_link *l, const struct frame *frame) {
+    Mr__Ping *m = frame_read_ping(l->link, frame);
+    Mr__Pong pong = MR__PONG__INIT;
+    if (!m)
+        return;
+    pong.sent_at = m->sent_at;
+    link_send(l->link, FRAME_PONG, &pong.base, NULL, 0);
+}
+
 static void pass_on(struct shard_link *l, const struct frame *frame) {
+    if (frame->type == FRAME_PING && l->kind != LINK_NEW) {
+        on_ping(l, frame);
+        return;
+    }
     switch (l->kind) {
     case LINK_GATEWAY:
         service_frame(l, frame);

@@ -16,17 +16,6 @@
 
 /* ---- records ---- */
 
-static bool set_of(const Mr__Set *in, struct replica_set *out) {
-    *out = (struct replica_set){0};
-    if (!in)
-        return true;
-    if (in->n_members > REPLICA_SET_MAX)
-        return false;
-    for (size_t i = 0; i < in->n_members; i++)
-        out->members[out->count++] = in->members[i];
-    return true;
-}
-
 static bool record_of(const Mr__PartitionRecord *m, struct replica_record *out) {
     *out = (struct replica_record){.version = m->version,
                                    .epoch = m->epoch,
@@ -35,8 +24,9 @@ static bool record_of(const Mr__PartitionRecord *m, struct replica_record *out) 
                                    .last_epoch = m->last_epoch,
                                    .last_index = m->last_index,
                                    .wait_lease = m->wait_lease};
-    return set_of(m->current, &out->current) && set_of(m->previous, &out->previous) &&
-           set_of(m->learners, &out->learners);
+    return replication_read_set(m->current, &out->current) &&
+           replication_read_set(m->previous, &out->previous) &&
+           replication_read_set(m->learners, &out->learners);
 }
 
 static bool settings_of(const Mr__PartitionRecord *m, struct mailbox_settings *out) {

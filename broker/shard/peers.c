@@ -23,42 +23,6 @@ struct peer *peers_find(struct shard *s, member_t member) {
 
 /* ---- out: what a turn has for a peer ---- */
 
-static Mr__Append *append_of(struct hosted *h, const struct replica_append *a) {
-    Mr__Append *m = xmalloc(sizeof *m);
-    mr__append__init(m);
-    m->partition = h->id;
-    m->from = a->from;
-    m->to = a->to;
-    m->epoch = a->epoch;
-    m->prev_index = a->prev_index;
-    m->prev_epoch = a->prev_epoch;
-    m->commit = a->commit;
-    m->mend_to = a->mend_to;
-    m->damage = a->damage;
-    m->sent_at = a->sent_at;
-    m->n_entries = a->count;
-    m->entries = xcalloc(a->count, sizeof *m->entries);
-    Mr__EntryHead *heads = xcalloc(a->count, sizeof *heads);
-    for (size_t i = 0; i < a->count; i++) {
-        mr__entry_head__init(&heads[i]);
-        heads[i].index = a->entries[i].index;
-        heads[i].epoch = a->entries[i].epoch;
-        heads[i].type = a->entries[i].type;
-        heads[i].size = a->entries[i].body ? (uint32_t)a->entries[i].body->size : 0;
-        m->entries[i] = &heads[i];
-    }
-    if (a->count == 0)
-        free(heads);
-    return m;
-}
-
-static void free_append(Mr__Append *m) {
-    if (m->n_entries)
-        free(m->entries[0]); /* the heads are one array */
-    free(m->entries);
-    free(m);
-}
-
 static void send_appends(struct peer *p) {
     if (p->appends_count == 0)
         return;
@@ -68,7 +32,7 @@ static void send_appends(struct peer *p) {
     if (p->link)
         link_send(p->link, FRAME_APPENDS, &m.base, p->bodies, p->bodies_count);
     for (size_t i = 0; i < p->appends_count; i++)
-        free_append(p->appends[i]);
+        replication_append_free(p->appends[i]);
     for (size_t i = 0; i < p->bodies_count; i++)
         body_drop(p->bodies[i]);
     p->appends_count = p->bodies_count = p->body_bytes = 0;
@@ -79,7 +43,7 @@ void peers_append(struct hosted *h, const struct replica_append *a) {
     if (!p || !p->link)
         return; /* peer_up starts anew */
     xgrow(&p->appends, &p->appends_capacity, p->appends_count + 1, sizeof *p->appends);
-    p->appends[p->appends_count++] = append_of(h, a);
+    p->appends[p->appends_count++] = replication_append(h->id, a);
     xgrow(&p->bodies, &p->bodies_capacity, p->bodies_count + a->count, sizeof *p->bodies);
     for (size_t i = 0; i < a->count; i++) {
         if (!a->entries[i].body)
@@ -96,17 +60,7 @@ void peers_appended(struct hosted *h, const struct replica_appended *a) {
     if (!p || !p->link)
         return;
     Mr__Appended *m = xmalloc(sizeof *m);
-    mr__appended__init(m);
-    m->partition = h->id;
-    m->from = a->from;
-    m->to = a->to;
-    m->epoch = a->epoch;
-    m->status = a->status;
-    m->verified = a->verified;
-    m->promise = a->promise;
-    m->damaged = a->damaged;
-    m->damage = a->damage;
-    m->sent_at = a->sent_at;
+    replication_appended(h->id, a, m);
     xgrow(&p->appendeds, &p->appendeds_capacity, p->appendeds_count + 1, sizeof *p->appendeds);
     p->appendeds[p->appendeds_count++] = m;
 }
@@ -128,20 +82,9 @@ void peers_piece(struct hosted *h, const struct replica_piece *a) {
     struct peer *p = peers_find(h->shard, a->to);
     if (!p || !p->link)
         return;
-    Mr__Piece m = MR__PIECE__INIT;
-    m.partition = h->id;
-    m.from = a->from;
-    m.to = a->to;
-    m.epoch = a->epoch;
-    m.base_index = a->base_index;
-    m.base_epoch = a->base_epoch;
-    m.number = a->number;
-    m.last = a->last;
-    m.is_batch = a->is_batch;
-    m.batch_index = a->batch.index;
-    m.batch_epoch = a->batch.epoch;
-    m.batch_type = a->batch.type;
-    struct body *body = a->is_batch ? a->batch.body : a->state;
+    Mr__Piece m;
+    replication_piece(h->id, a, &m);
+    struct body *body = replication_piece_body(a);
     link_send(p->link, FRAME_PIECE, &m.base, &body, body ? 1 : 0);
 }
 
@@ -149,16 +92,8 @@ void peers_pieced(struct hosted *h, const struct replica_pieced *a) {
     struct peer *p = peers_find(h->shard, a->to);
     if (!p || !p->link)
         return;
-    Mr__Pieced m = MR__PIECED__INIT;
-    m.partition = h->id;
-    m.from = a->from;
-    m.to = a->to;
-    m.epoch = a->epoch;
-    m.base_index = a->base_index;
-    m.number = a->number;
-    m.done = a->done;
-    m.refused = a->refused;
-    m.promise = a->promise;
+    Mr__Pieced m;
+    replication_pieced(h->id, a, &m);
     link_send(p->link, FRAME_PIECED, &m.base, NULL, 0);
 }
 
@@ -267,48 +202,18 @@ static void on_fenced(struct shard_link *l, const struct frame *frame) {
 
 /* ---- in ---- */
 
-/* Cut the frame's body into the entries' bodies. A large one stays a window into
- * the frame's, a small one is copied, so that it does not pin the whole frame. */
-static bool entries_of(const Mr__Append *m, struct body *frame, size_t *at, struct entry *out) {
-    for (size_t i = 0; i < m->n_entries; i++) {
-        const Mr__EntryHead *head = m->entries[i];
-        out[i] = (struct entry){.index = head->index, .epoch = head->epoch, .type = (uint8_t)head->type};
-        if (head->size == 0)
-            continue;
-        if (!frame || head->size > frame->size - *at)
-            return false;
-        out[i].body = head->size * 2 >= frame->size ? body_slice(frame, *at, head->size)
-                                                    : body_copy(frame->data + *at, head->size);
-        *at += head->size;
-    }
-    return true;
-}
-
 static bool step_append(struct shard *s, const Mr__Append *m, struct body *frame, size_t *at) {
-    struct entry *entries = xcalloc(m->n_entries, sizeof *entries);
-    bool good = entries_of(m, frame, at, entries);
+    struct replica_append a;
+    bool good = replication_read_append(m, frame, at, &a);
     struct hosted *h = shard_find(s, m->partition);
     if (good && h && h->partition && m->to == s->self) {
-        struct replica_append a = {.from = m->from,
-                                   .to = m->to,
-                                   .epoch = m->epoch,
-                                   .prev_index = m->prev_index,
-                                   .prev_epoch = m->prev_epoch,
-                                   .commit = m->commit,
-                                   .mend_to = m->mend_to,
-                                   .damage = m->damage,
-                                   .sent_at = m->sent_at,
-                                   .entries = entries,
-                                   .count = m->n_entries};
         child_working_on(s->child, h->id);
         shard_touch(h);
         replica_on_append(h->partition->replica, &a, loop_now(s->loop), &h->partition->replica_effects);
         partition_run(h->partition, loop_now(s->loop));
         child_working_on(s->child, 0);
     }
-    for (size_t i = 0; i < m->n_entries; i++)
-        body_drop(entries[i].body);
-    free(entries);
+    replication_entries_free(&a);
     return good;
 }
 
@@ -326,19 +231,10 @@ static void on_appendeds(struct shard_link *l, const struct frame *frame) {
     struct shard *s = l->shard;
     Mr__Appendeds *m = frame_decode(s->loop, &mr__appendeds__descriptor, frame);
     for (size_t i = 0; m && i < m->n_appendeds; i++) {
-        const Mr__Appended *a = m->appendeds[i];
-        struct hosted *h = shard_find(s, a->partition);
-        if (!h || !h->partition || a->to != s->self || a->status > REPLICA_APPEND_BEHIND)
+        struct replica_appended in;
+        struct hosted *h = shard_find(s, m->appendeds[i]->partition);
+        if (!replication_read_appended(m->appendeds[i], &in) || !h || !h->partition || in.to != s->self)
             continue;
-        struct replica_appended in = {.from = a->from,
-                                      .to = a->to,
-                                      .epoch = a->epoch,
-                                      .status = a->status,
-                                      .verified = a->verified,
-                                      .promise = a->promise,
-                                      .damaged = a->damaged,
-                                      .damage = a->damage,
-                                      .sent_at = a->sent_at};
         shard_touch(h);
         replica_on_appended(h->partition->replica, &in, loop_now(s->loop), &h->partition->replica_effects);
         partition_run(h->partition, loop_now(s->loop));
@@ -351,18 +247,8 @@ static void on_piece(struct shard_link *l, const struct frame *frame) {
     struct hosted *h = m ? shard_find(s, m->partition) : NULL;
     if (!h || !h->partition || m->to != s->self)
         return;
-    struct replica_piece in = {.from = m->from,
-                               .to = m->to,
-                               .epoch = m->epoch,
-                               .base_index = m->base_index,
-                               .base_epoch = m->base_epoch,
-                               .number = m->number,
-                               .last = m->last,
-                               .is_batch = m->is_batch};
-    if (m->is_batch)
-        in.batch = (struct entry){m->batch_index, m->batch_epoch, (uint8_t)m->batch_type, frame->body};
-    else
-        in.state = frame->body;
+    struct replica_piece in;
+    replication_read_piece(m, frame->body, &in);
     shard_touch(h);
     replica_on_piece(h->partition->replica, &in, loop_now(s->loop), &h->partition->replica_effects);
     partition_run(h->partition, loop_now(s->loop));
@@ -374,14 +260,8 @@ static void on_pieced(struct shard_link *l, const struct frame *frame) {
     struct hosted *h = m ? shard_find(s, m->partition) : NULL;
     if (!h || !h->partition || m->to != s->self)
         return;
-    struct replica_pieced in = {.from = m->from,
-                                .to = m->to,
-                                .epoch = m->epoch,
-                                .base_index = m->base_index,
-                                .number = m->number,
-                                .done = m->done,
-                                .refused = m->refused,
-                                .promise = m->promise};
+    struct replica_pieced in;
+    replication_read_pieced(m, &in);
     shard_touch(h);
     replica_on_pieced(h->partition->replica, &in, loop_now(s->loop), &h->partition->replica_effects);
     partition_run(h->partition, loop_now(s->loop));

@@ -14,6 +14,7 @@
 #include "wire/link.h"
 #include "wire/listener.h"
 #include "wire/loop.h"
+#include "wire/replication.h"
 
 enum {
     SHARD_CONFIRM_US = 50000,    /* lease confirmations to peers, a quarter of the lease */
