@@ -71,6 +71,12 @@ bool name_valid(const char *name) {
     return n > 0 && n <= NAME_BYTES_MAX && name[n] == 0;
 }
 
+void name_copy(char out[NAME_BYTES_MAX + 1], const char *name) {
+    size_t size = strnlen(name, NAME_BYTES_MAX);
+    memcpy(out, name, size);
+    out[size] = 0;
+}
+
 static bool word_parse(const char *const *names, const char *text, unsigned *out) {
     for (unsigned i = 0; names[i]; i++) {
         if (strcmp(names[i], text) == 0) {

@@ -46,6 +46,8 @@ bool settings_equal(const struct mailbox_settings *a, const struct mailbox_setti
 void settings_encode(const struct mailbox_settings *s, struct encoder *e);
 bool settings_decode(struct decoder *d, struct mailbox_settings *out);
 bool name_valid(const char *name);
+/* Copies a name, cut to NAME_BYTES_MAX. */
+void name_copy(char out[NAME_BYTES_MAX + 1], const char *name);
 
 /* The words of the command line; false: unknown word. The name functions return
  * static strings. */

@@ -73,7 +73,7 @@ static void push_run(struct hosted *h, const struct mailbox_effect *e) {
     }
     struct waiting_run *w = &h->runs[(h->runs_head + h->runs_count++) % h->runs_capacity];
     w->effect = *e;
-    strncpy(w->subscription, e->deliver.subscription, NAME_BYTES_MAX);
+    name_copy(w->subscription, e->deliver.subscription);
     body_keep(e->deliver.body);
 }
 

@@ -144,9 +144,9 @@ void letters_send(struct hosted *h, const struct mailbox_effect *e) {
                           .base_offset = e->dead_letter.base_offset,
                           .offset = e->dead_letter.offset,
                           .attempts = e->dead_letter.attempts};
-    strncpy(f->target, e->dead_letter.target, NAME_BYTES_MAX);
-    strncpy(f->subscription, e->dead_letter.subscription, NAME_BYTES_MAX);
-    strncpy(f->reason, e->dead_letter.reason, NAME_BYTES_MAX);
+    name_copy(f->target, e->dead_letter.target);
+    name_copy(f->subscription, e->dead_letter.subscription);
+    name_copy(f->reason, e->dead_letter.reason);
     f->next = s->forwards;
     s->forwards = f;
     struct body *batch = deliver_body(h, f->batch_index);

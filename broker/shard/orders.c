@@ -39,7 +39,7 @@ static void keep_wishes(struct hosted *h, const Mr__PartitionRecord *m) {
     h->wishes = xcalloc(m->n_subscriptions, sizeof *h->wishes);
     h->wishes_count = m->n_subscriptions;
     for (size_t i = 0; i < m->n_subscriptions; i++) {
-        strncpy(h->wishes[i].name, m->subscriptions[i]->name, NAME_BYTES_MAX);
+        name_copy(h->wishes[i].name, m->subscriptions[i]->name);
         h->wishes[i].from = m->subscriptions[i]->from;
         h->wishes[i].value = m->subscriptions[i]->value;
     }
@@ -90,7 +90,7 @@ static struct hosted *add_hosted(struct shard *s, const Mr__PartitionRecord *m,
     h->shard = s;
     h->number = m->number;
     h->settings = *settings;
-    strncpy(h->name, m->mailbox, NAME_BYTES_MAX);
+    name_copy(h->name, m->mailbox);
     HASH_ADD(hh, s->hosted, id, sizeof h->id, h);
     unsigned crashes = child_crashes(s->child, h->id);
     if (crashes < m->crashes)

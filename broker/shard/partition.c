@@ -20,7 +20,7 @@ struct partition *partition_new(const struct partition_options *options, const s
     struct partition *p = xcalloc(1, sizeof *p);
     p->id = options->id;
     p->number = options->number;
-    strncpy(p->name, options->mailbox, NAME_BYTES_MAX);
+    name_copy(p->name, options->mailbox);
     p->settings = options->settings;
     p->host = options->host;
     p->host_context = options->host_context;

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The controller's loop. What happens to it: frames of controllers, shards and
+ * its gateway, the journal's completions, the supervisor's word on processes,
+ * and the clock. Each is given to the pure part it belongs to (replica, election,
+ * detector, control); group_run() carries out what comes of it; once a turn the
+ * journal is flushed and one frame a shard is sent.
+ */
+#include "controller/controller.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/check.h"
+#include "base/counters.h"
+#include "base/log.h"
+#include "controller/controller_private.h"
+
+#define CONTROLLER_OF(timer, field) ((struct controller *)((char *)(timer)-offsetof(struct controller, field)))
+
+static void on_turn(void *ctx, struct loop *loop) {
+    struct controller *c = ctx;
+    (void)loop;
+    child_beat(c->child);
+    group_turn(c);
+    shards_send_turn(c);
+    status_map_turn(c);
+    peers_heartbeat(c, true);
+    counters_add(COUNTER_loop_turns, 1);
+}
+
+/* ---- clocks ---- */
+
+static void on_beat(struct loop_timer *timer) {
+    struct controller *c = CONTROLLER_OF(timer, beat_timer);
+    loop_timer_start(c->loop, timer, loop_now(c->loop) + child_beat_interval(c->child));
+}
+
+static usec_t soonest(struct controller *c, usec_t now) {
+    usec_t at = now + c->config->heartbeat;
+    usec_t others[] = {election_deadline(c->election), replica_deadline(c->replica),
+                       c->leads ? control_deadline(c->control) : USEC_NEVER, detector_deadline(c->detector)};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        at = others[i] < at ? others[i] : at;
+    return at > now + ELECTION_GRAIN_US ? at : now + ELECTION_GRAIN_US;
+}
+
+static void on_tick(struct loop_timer *timer) {
+    struct controller *c = CONTROLLER_OF(timer, tick_timer);
+    usec_t now = loop_now(c->loop);
+    detector_tick(c->detector, now, &c->detected);
+    group_detected(c);
+    election_tick(c->election, now, &c->replica_effects, &c->election_effects);
+    replica_tick(c->replica, now, &c->replica_effects);
+    if (c->leads)
+        control_tick(c->control, now, &c->control_effects);
+    group_run(c);
+    forming_check(c);
+    requests_tick(c);
+    loop_timer_start(c->loop, timer, soonest(c, now));
+}
+
+static usec_t heartbeat_interval(const struct controller *c) {
+    usec_t half = c->config->heartbeat / 2;
+    return half < ELECTION_HEARTBEAT_US_MAX ? half : ELECTION_HEARTBEAT_US_MAX;
+}
+
+static void on_heartbeat(struct loop_timer *timer) {
+    struct controller *c = CONTROLLER_OF(timer, heartbeat_timer);
+    peers_heartbeat(c, false);
+    shards_ping(c);
+    loop_timer_start(c->loop, timer, loop_now(c->loop) + heartbeat_interval(c));
+}
+
+static void start_timers(struct controller *c) {
+    usec_t now = loop_now(c->loop);
+    c->beat_timer.fire = on_beat;
+    c->tick_timer.fire = on_tick;
+    c->heartbeat_timer.fire = on_heartbeat;
+    loop_timer_start(c->loop, &c->beat_timer, now);
+    loop_timer_start(c->loop, &c->tick_timer, now);
+    loop_timer_start(c->loop, &c->heartbeat_timer, now);
+}
+
+/* ---- the supervisor ---- */
+
+static void on_stopped(struct loop_timer *timer) {
+    loop_stop(CONTROLLER_OF(timer, stop_timer)->loop);
+}
+
+/* Pass the metadata group's leadership on before going, so that nobody waits for
+ * a timer. */
+static void begin_stop(struct controller *c) {
+    if (c->stopping)
+        return;
+    c->stopping = true;
+    usec_t wait = 0;
+    if (election_leading(c->election) &&
+        election_transfer(c->election, 0, loop_now(c->loop), &c->election_effects) == ERR_OK) {
+        group_run(c);
+        wait = ELECTION_TRANSFER_US;
+    }
+    c->stop_timer.fire = on_stopped;
+    loop_timer_start(c->loop, &c->stop_timer, loop_now(c->loop) + wait);
+}
+
+static void on_child(struct loop_watch *watch, short ready) {
+    struct controller *c = CONTROLLER_OF(watch, child_watch);
+    struct child_event e;
+    (void)ready;
+    while (child_next(c->child, &e)) {
+        bool shard = strcmp(e.peer.role, "shard") == 0;
+        if (e.kind == CHILD_EVENT_STOP)
+            begin_stop(c);
+        else if (shard && e.kind == CHILD_EVENT_PEER_UP)
+            shards_own_up(c, e.peer.index, e.peer.path);
+        else if (shard && e.kind == CHILD_EVENT_PEER_DOWN)
+            shards_own_gone(c, e.peer.index);
+    }
+}
+
+/* ---- life ---- */
+
+static bool start(struct controller *c, struct err_detail *detail) {
+    CHECK(getrandom(&c->rng.state, sizeof c->rng.state, 0) == (ssize_t)sizeof c->rng.state);
+    if (!group_open(c, detail) || !links_open(c, detail))
+        return false;
+    c->child_watch = (struct loop_watch){.fd = child_fd(c->child), .events = POLLIN, .fire = on_child};
+    loop_watch_start(c->loop, &c->child_watch);
+    forming_start(c);
+    peers_refresh(c);
+    shards_refresh(c);
+    start_timers(c);
+    return true;
+}
+
+static void stop(struct controller *c) {
+    loop_watch_stop(c->loop, &c->child_watch);
+    struct loop_timer *timers[] = {&c->beat_timer, &c->tick_timer, &c->heartbeat_timer, &c->stop_timer};
+    for (size_t i = 0; i < sizeof timers / sizeof timers[0]; i++)
+        loop_timer_stop(c->loop, timers[i]);
+    requests_close(c);
+    shards_close(c);
+    links_close(c);
+    loop_drain(c->loop, CONTROLLER_STOP_US);
+    group_close(c);
+}
+
+int controller_main(struct child *child) {
+    struct err_detail detail = {0};
+    struct controller c = {.child = child, .config = child_config(child), .next_link = 1, .next_request = 1};
+    loop_block_signals();
+    c.loop = loop_new(&(struct loop_options){.turn = on_turn, .ctx = &c});
+    if (!start(&c, &detail)) {
+        log_error("controller cannot start: %s", detail.text);
+        return detail.code == ERR_VERSION || detail.code == ERR_INVALID ? CHILD_EXIT_OPERATOR : 1;
+    }
+    child_ready(child);
+    loop_run(c.loop);
+    stop(&c);
+    return 0;
+}
