@@ -18,7 +18,8 @@
 #include "base/log.h"
 #include "controller/controller_private.h"
 
-#define CONTROLLER_OF(timer, field) ((struct controller *)((char *)(timer)-offsetof(struct controller, field)))
+#define CONTROLLER_OF(timer, field)                                                                          \
+    ((struct controller *)((char *)(timer)-offsetof(struct controller, field)))
 
 static void on_turn(void *ctx, struct loop *loop) {
     struct controller *c = ctx;

@@ -18,10 +18,10 @@
 #include "wire/replication.h"
 
 enum {
-    GROUP_PARTITION = 0,                /* the metadata group in the journal */
+    GROUP_PARTITION = 0, /* the metadata group in the journal */
     CONTROLLER_CHECKPOINT_ENTRIES = 4096,
-    CONTROLLER_VISIBLE_US = 300000,     /* a change is answered when all live nodes have it, or after this */
-    CONTROLLER_REQUESTS_MAX = 4096,     /* administration requests under way */
+    CONTROLLER_VISIBLE_US = 300000, /* a change is answered when all live nodes have it, or after this */
+    CONTROLLER_REQUESTS_MAX = 4096, /* administration requests under way */
     CONTROLLER_RECORDS_A_FRAME = 256,
     CONTROLLER_STOP_US = 1000000,
     CONTROLLER_LINK_QUEUED_BYTES = 268435456
@@ -39,14 +39,13 @@ struct peer {
     struct controller *controller;
     char name[NODE_NAME_BYTES_MAX + 1];
     char address[NODE_ADDRESS_BYTES_MAX + 1];
-    struct keep *keep;       /* this side dials */
-    struct shard_keep *unused;
-    struct peer_link *link;  /* newest link with hello done */
-    member_t member;         /* as its identity says; 0: not known yet */
+    struct keep *keep;      /* this side dials */
+    struct peer_link *link; /* newest link with hello done */
+    member_t member;        /* as its identity says; 0: not known yet */
     bool introduced;
     Mr__Introduce *introduction; /* its last, unpacked; free with mr__introduce__free_unpacked */
-    uint64_t applied;        /* metadata it has applied, by its heartbeats */
-    Mr__Heartbeat *heartbeat;/* its last, unpacked */
+    uint64_t applied;            /* metadata it has applied, by its heartbeats */
+    Mr__Heartbeat *heartbeat;    /* its last, unpacked */
     struct peer *next;
 };
 
@@ -57,6 +56,7 @@ struct peer_link {
     enum link_kind kind;
     struct peer *peer;
     bool dialled;
+    struct peer *dial_peer; /* dialled: as whom */
     uint64_t id;
     struct loop_timer hello_timer;
     uint64_t map_version; /* gateway: metadata index sent */
@@ -91,10 +91,11 @@ struct request {
     struct body *command; /* encoded; NULL for recover */
     char recover_mailbox[NAME_BYTES_MAX + 1];
     char recover_node[NODE_NAME_BYTES_MAX + 1];
-    uint64_t own_number;  /* when forwarded */
-    uint64_t index;       /* when proposed here: its log index */
+    uint64_t own_number; /* when forwarded */
+    uint64_t index;      /* when proposed here: its log index */
     bool forwarded, proposed;
-    bool applied;         /* answered when visible everywhere */
+    uint64_t forwarded_to; /* id of the link */
+    bool applied;          /* answered when visible everywhere */
     uint64_t visible_index;
     usec_t visible_by;
     struct metadata_result result;
@@ -149,6 +150,7 @@ struct controller {
     int synced_posted;      /* atomic */
     bool leads;             /* ACTIVE: control runs */
     bool formed_proposed;
+    bool introduced; /* own shards are known: everybody has been told of this node */
     struct control_proposal *proposals, *proposals_last;
     struct request *requests;
     uint64_t next_request;
@@ -170,16 +172,17 @@ struct controller {
     uint64_t applied_sent;
 };
 
-#define LINKS_EACH(c, l) for (struct peer_link *l = (c)->links, *l##_next; l && (l##_next = l->next, true); l = l##_next)
+#define LINKS_EACH(c, l)                                                                                     \
+    for (struct peer_link *l = (c)->links, *l##_next; l && (l##_next = l->next, true); l = l##_next)
 #define SHARDS_EACH(c, s) for (struct shard_peer *s = (c)->shards; s; s = s->next)
-#define PEERS_EACH(c, p) for (struct peer *p = (c)->peers; p; p = p->next)
+#define PEERS_EACH(c, p)  for (struct peer *p = (c)->peers; p; p = p->next)
 
 /* ---- group.c: journal, replica, election, metadata ---- */
 bool group_open(struct controller *c, struct err_detail *detail);
 void group_close(struct controller *c);
-void group_run(struct controller *c);  /* carry out what the last event caused */
-void group_turn(struct controller *c); /* end of a turn: pump, flush */
-void group_found(struct controller *c);/* founder of a new cluster: stand as the only voter */
+void group_run(struct controller *c);   /* carry out what the last event caused */
+void group_turn(struct controller *c);  /* end of a turn: pump, flush */
+void group_found(struct controller *c); /* founder of a new cluster: stand as the only voter */
 bool group_frame(struct peer_link *l, const struct frame *frame); /* false: not one of the group's */
 void group_peer_up(struct controller *c, member_t m);
 void group_peer_down(struct controller *c, member_t m, bool gone);
@@ -194,17 +197,22 @@ void links_close(struct controller *c);
 struct link_options links_options(void);
 void links_identify(struct controller *c, Mr__Identity *out);
 void peers_refresh(struct controller *c);
+/* Dial whoever has this name, or an address until its name is known. */
+void peers_know(struct controller *c, const char *name, const char *address);
+void peers_unknow(struct controller *c, const char *name);
 struct peer *peers_named(struct controller *c, const char *name);
 struct peer *peers_member(struct controller *c, member_t m);
 void peers_heartbeat(struct controller *c, bool only_if_applied);
-void peers_send(struct controller *c, member_t to, uint16_t type, const ProtobufCMessage *m, struct body **bodies,
-                size_t count);
+void peers_send(struct controller *c, member_t to, uint16_t type, const ProtobufCMessage *m,
+                struct body **bodies, size_t count);
 void heartbeat_fill(struct controller *c, Mr__Heartbeat *m);
 void heartbeat_clear(Mr__Heartbeat *m);
 
 /* ---- shards.c ---- */
 void shards_refresh(struct controller *c);
 void shards_close(struct controller *c);
+/* Where shard `index` of the node listens: its port behind the controller's. */
+bool shards_address(const struct metadata_node *n, uint32_t index, char *out, size_t size);
 struct shard_peer *shards_member(struct controller *c, member_t m);
 void shards_own_up(struct controller *c, unsigned index, const char *path);
 void shards_own_gone(struct controller *c, unsigned index);

@@ -115,8 +115,9 @@ static void sum_up_votes(struct controller *c) {
     encode_u64(&e, state.promise);
     encode_u64(&e, state.candidate);
     struct body *body = encoder_body(&e);
-    journal_write_checkpoint(c->journal, VOTES_PARTITION,
-                             &(struct journal_checkpoint){.base_index = c->votes_index, .base_epoch = 1, .body = body});
+    journal_write_checkpoint(
+        c->journal, VOTES_PARTITION,
+        &(struct journal_checkpoint){.base_index = c->votes_index, .base_epoch = 1, .body = body});
     body_drop(body);
 }
 
@@ -128,10 +129,10 @@ static void checkpoint(struct controller *c) {
     replica_encode(c->replica, base, &e);
     metadata_encode(c->metadata, &e);
     struct body *body = encoder_body(&e);
-    enum err err = journal_write_checkpoint(c->journal, GROUP_PARTITION,
-                                            &(struct journal_checkpoint){.base_index = base,
-                                                                         .base_epoch = replica_epoch_at(c->replica, base),
-                                                                         .body = body});
+    enum err err = journal_write_checkpoint(
+        c->journal, GROUP_PARTITION,
+        &(struct journal_checkpoint){
+            .base_index = base, .base_epoch = replica_epoch_at(c->replica, base), .body = body});
     body_drop(body);
     if (err == ERR_OK)
         c->checkpoint_base = c->checkpoint_pending = base;
@@ -178,9 +179,10 @@ static void fetch(struct controller *c, uint64_t from, uint64_t to, member_t rea
         count++;
     }
     struct journal_location at;
-    bool unreadable =
-        count == 0 && journal_locate(c->journal, GROUP_PARTITION, from, &at) == ERR_OK && (body_drop(at.in_flight), true);
-    replica_fetched(c->replica, reader, from, entries, count, unreadable, loop_now(c->loop), &c->replica_effects);
+    bool unreadable = count == 0 && journal_locate(c->journal, GROUP_PARTITION, from, &at) == ERR_OK &&
+                      (body_drop(at.in_flight), true);
+    replica_fetched(c->replica, reader, from, entries, count, unreadable, loop_now(c->loop),
+                    &c->replica_effects);
     for (size_t i = 0; i < count; i++)
         body_drop(entries[i].body);
     free(entries);
@@ -303,7 +305,8 @@ void group_voters(struct controller *c) {
     struct replica_set next;
     usec_t now = loop_now(c->loop);
     size_t count = 0;
-    if (!c->leads || replica_commit(c->replica) < replica_last_index(c->replica) || !metadata_cluster_id(c->metadata))
+    if (!c->leads || replica_commit(c->replica) < replica_last_index(c->replica) ||
+        !metadata_cluster_id(c->metadata))
         return;
     for (size_t i = 0; i < metadata_nodes_count(c->metadata) && count < CANDIDATES_MAX; i++) {
         const struct metadata_node *n = metadata_node_at(c->metadata, i);
@@ -398,13 +401,15 @@ static void on_write_effect(struct controller *c, const struct replica_effect *e
         write_vote(c, e->promise.epoch, e->promise.candidate);
         break;
     case REPLICA_MARK_DAMAGED:
-        journal_write_damage(j, GROUP_PARTITION, e->damage.everything ? 1 : replica_last_index(c->replica) + 1);
+        journal_write_damage(j, GROUP_PARTITION,
+                             e->damage.everything ? 1 : replica_last_index(c->replica) + 1);
         break;
     case REPLICA_MARK_WHOLE:
         journal_write_mended(j, GROUP_PARTITION);
         break;
     case REPLICA_STAGE:
-        journal_write_staged(j, GROUP_PARTITION, e->entry.epoch, e->entry.index, e->entry.type, e->entry.body);
+        journal_write_staged(j, GROUP_PARTITION, e->entry.epoch, e->entry.index, e->entry.type,
+                             e->entry.body);
         break;
     case REPLICA_UNSTAGE:
         journal_forget_staged(j, GROUP_PARTITION);
@@ -418,8 +423,8 @@ static void on_leading_effect(struct controller *c, const struct replica_effect 
     switch (e->type) {
     case REPLICA_LEADING:
         PEERS_EACH(c, p)
-            if (p->member && !p->link)
-                replica_peer_down(c->replica, p->member, loop_now(c->loop), &c->replica_effects);
+        if (p->member && !p->link)
+            replica_peer_down(c->replica, p->member, loop_now(c->loop), &c->replica_effects);
         break;
     case REPLICA_ACTIVE:
         start_leading(c, e->epoch);
@@ -466,7 +471,8 @@ static void on_replica_effect(struct controller *c, const struct replica_effect 
         send_appended(c, &e->appended);
         break;
     case REPLICA_SEND_SEALED:
-        election_sealed(c->election, &e->sealed, loop_now(c->loop), &c->replica_effects, &c->election_effects);
+        election_sealed(c->election, &e->sealed, loop_now(c->loop), &c->replica_effects,
+                        &c->election_effects);
         break;
     case REPLICA_SEND_PIECE:
         send_piece(c, &e->piece);
@@ -480,25 +486,25 @@ static void on_replica_effect(struct controller *c, const struct replica_effect 
     }
 }
 
-#define ASK(kind, KIND, lower)                                                                        \
-    static void send_##lower(struct controller *c, const struct election_ask *a) {                    \
-        Mr__##kind m = MR__##KIND##__INIT;                                                            \
-        m.epoch = a->epoch;                                                                           \
-        m.from = a->from;                                                                             \
-        m.to = a->to;                                                                                 \
-        m.last_epoch = a->last_epoch;                                                                 \
-        m.last_index = a->last_index;                                                                 \
-        peers_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                         \
+#define ASK(kind, KIND, lower)                                                                               \
+    static void send_##lower(struct controller *c, const struct election_ask *a) {                           \
+        Mr__##kind m = MR__##KIND##__INIT;                                                                   \
+        m.epoch = a->epoch;                                                                                  \
+        m.from = a->from;                                                                                    \
+        m.to = a->to;                                                                                        \
+        m.last_epoch = a->last_epoch;                                                                        \
+        m.last_index = a->last_index;                                                                        \
+        peers_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                                \
     }
-#define ANSWER(kind, KIND, lower)                                                                     \
-    static void send_##lower(struct controller *c, const struct election_answer *a) {                 \
-        Mr__##kind m = MR__##KIND##__INIT;                                                            \
-        m.epoch = a->epoch;                                                                           \
-        m.from = a->from;                                                                             \
-        m.to = a->to;                                                                                 \
-        m.granted = a->granted;                                                                       \
-        m.promise = a->promise;                                                                       \
-        peers_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                         \
+#define ANSWER(kind, KIND, lower)                                                                            \
+    static void send_##lower(struct controller *c, const struct election_answer *a) {                        \
+        Mr__##kind m = MR__##KIND##__INIT;                                                                   \
+        m.epoch = a->epoch;                                                                                  \
+        m.from = a->from;                                                                                    \
+        m.to = a->to;                                                                                        \
+        m.granted = a->granted;                                                                              \
+        m.promise = a->promise;                                                                              \
+        peers_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                                \
     }
 ASK(PreVote, PRE_VOTE, pre_vote)
 ANSWER(PreVoted, PRE_VOTED, pre_voted)
@@ -545,7 +551,8 @@ static void on_election_effect(struct controller *c, const struct election_effec
         log_info("stands for epoch %" PRIu64 " of the metadata group: %s", e->stands.epoch, e->stands.why);
         break;
     case ELECTION_STEPS_DOWN:
-        log_info("steps down from epoch %" PRIu64 " of the metadata group: %s", e->stands.epoch, e->stands.why);
+        log_info("steps down from epoch %" PRIu64 " of the metadata group: %s", e->stands.epoch,
+                 e->stands.why);
     }
 }
 
@@ -572,16 +579,16 @@ static void on_control_effect(struct controller *c, const struct control_effect 
 }
 
 /* Each list is taken away whole before it is walked: carrying out adds new ones. */
-#define RUN(kind)                                                                        \
-    static bool run_##kind(struct controller *c) {                                       \
-        struct kind##_effects fx = c->kind##_effects;                                    \
-        c->kind##_effects = (struct kind##_effects){0};                                  \
-        for (size_t i = 0; i < fx.count; i++)                                            \
-            on_##kind##_effect(c, &fx.items[i]);                                         \
-        bool any = fx.count > 0;                                                         \
-        kind##_effects_clear(&fx);                                                       \
-        kind##_effects_free(&fx);                                                        \
-        return any;                                                                      \
+#define RUN(kind)                                                                                            \
+    static bool run_##kind(struct controller *c) {                                                           \
+        struct kind##_effects fx = c->kind##_effects;                                                        \
+        c->kind##_effects = (struct kind##_effects){0};                                                      \
+        for (size_t i = 0; i < fx.count; i++)                                                                \
+            on_##kind##_effect(c, &fx.items[i]);                                                             \
+        bool any = fx.count > 0;                                                                             \
+        kind##_effects_clear(&fx);                                                                           \
+        kind##_effects_free(&fx);                                                                            \
+        return any;                                                                                          \
     }
 RUN(replica)
 RUN(election)
@@ -683,13 +690,14 @@ static void on_pieced(struct controller *c, struct peer_link *l, const struct fr
     replica_on_pieced(c->replica, &a, loop_now(c->loop), &c->replica_effects);
 }
 
-#define READ_ASK(m)                                                                                              \
-    &(struct election_ask) {                                                                                     \
-        .epoch = m->epoch, .from = m->from, .to = m->to, .last_epoch = m->last_epoch, .last_index = m->last_index \
+#define READ_ASK(m)                                                                                          \
+    &(struct election_ask) {                                                                                 \
+        .epoch = m->epoch, .from = m->from, .to = m->to, .last_epoch = m->last_epoch,                        \
+        .last_index = m->last_index                                                                          \
     }
-#define READ_ANSWER(m)                                                                                    \
-    &(struct election_answer) {                                                                           \
-        .epoch = m->epoch, .from = m->from, .to = m->to, .granted = m->granted, .promise = m->promise     \
+#define READ_ANSWER(m)                                                                                       \
+    &(struct election_answer) {                                                                              \
+        .epoch = m->epoch, .from = m->from, .to = m->to, .granted = m->granted, .promise = m->promise        \
     }
 
 static void on_votes(struct controller *c, struct peer_link *l, const struct frame *frame) {
@@ -701,7 +709,8 @@ static void on_votes(struct controller *c, struct peer_link *l, const struct fra
     } else if (frame->type == FRAME_PRE_VOTED) {
         Mr__PreVoted *m = frame_read_pre_voted(l->link, frame);
         if (m)
-            election_on_pre_voted(c->election, READ_ANSWER(m), now, &c->replica_effects, &c->election_effects);
+            election_on_pre_voted(c->election, READ_ANSWER(m), now, &c->replica_effects,
+                                  &c->election_effects);
     } else if (frame->type == FRAME_VOTE) {
         Mr__Vote *m = frame_read_vote(l->link, frame);
         if (!m)
@@ -717,8 +726,8 @@ static void on_votes(struct controller *c, struct peer_link *l, const struct fra
         Mr__TimeoutNow *m = frame_read_timeout_now(l->link, frame);
         if (m)
             election_on_timeout_now(c->election,
-                                    &(struct election_ask){.epoch = m->epoch, .from = m->from, .to = m->to}, now,
-                                    &c->replica_effects, &c->election_effects);
+                                    &(struct election_ask){.epoch = m->epoch, .from = m->from, .to = m->to},
+                                    now, &c->replica_effects, &c->election_effects);
     }
 }
 
@@ -792,7 +801,8 @@ static void make_replica(struct controller *c, bool found) {
     struct body *body = NULL;
     journal_get(c->journal, GROUP_PARTITION, &jp);
     bool all_lost = jp.damaged && jp.damaged_from <= jp.base_index;
-    if (jp.checkpointed && !all_lost && journal_read_checkpoint(c->journal, GROUP_PARTITION, &body) == ERR_OK) {
+    if (jp.checkpointed && !all_lost &&
+        journal_read_checkpoint(c->journal, GROUP_PARTITION, &body) == ERR_OK) {
         struct decoder d = decoder_of(body->data, body->size);
         all_lost = !replica_decode(&d, &state) || !metadata_restore(c->metadata, &d, &c->changes);
     } else if (jp.checkpointed) {
@@ -859,15 +869,17 @@ bool group_open(struct controller *c, struct err_detail *detail) {
     usec_t now = loop_now(c->loop);
     c->metadata = metadata_new();
     c->detector = detector_new(c->config->timeout, c->config->heartbeat, now);
-    c->control = control_new(&(struct control_options){.rebuild_grace = c->config->rebuild_grace, .seed = random},
-                             c->metadata, c->detector);
+    c->control =
+        control_new(&(struct control_options){.rebuild_grace = c->config->rebuild_grace, .seed = random},
+                    c->metadata, c->detector);
     make_replica(c, false);
     c->empty = replica_last_index(c->replica) == 0 && replica_promise(c->replica) == 0;
     c->election = election_new(c->replica, &c->rng, 0, now);
     metadata_changes_clear(&c->changes);
     log_info("metadata: %zu nodes, %zu mailboxes, %zu partitions; log ends at %" PRIu64 "%s",
              metadata_nodes_count(c->metadata), metadata_mailboxes_count(c->metadata),
-             metadata_partitions_count(c->metadata), replica_last_index(c->replica), c->empty ? ", empty" : "");
+             metadata_partitions_count(c->metadata), replica_last_index(c->replica),
+             c->empty ? ", empty" : "");
     return true;
 }
 
