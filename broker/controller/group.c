@@ -320,9 +320,7 @@ void group_voters(struct controller *c) {
     }
     if (!election_next_voters(replica_voters(c->replica), all, count, &next))
         return;
-    struct encoder e = {0};
-    replica_set_encode(&next, &e);
-    struct body *body = encoder_body(&e);
+    struct body *body = replica_config_encode(&next);
     uint64_t index;
     if (replica_propose(c->replica, ENTRY_CONFIG, body, now, &index, &c->replica_effects) == ERR_OK)
         log_info("metadata group: %u voters from entry %" PRIu64 " on", next.count, index);
