@@ -126,7 +126,7 @@ static void on_child(struct loop_watch *watch, short ready) {
 
 static bool start(struct controller *c, struct err_detail *detail) {
     CHECK(getrandom(&c->rng.state, sizeof c->rng.state, 0) == (ssize_t)sizeof c->rng.state);
-    if (!group_open(c, detail) || !links_open(c, detail))
+    if (!group_open(c, detail) || !controller_listen(c, detail))
         return false;
     c->child_watch = (struct loop_watch){.fd = child_fd(c->child), .events = POLLIN, .fire = on_child};
     loop_watch_start(c->loop, &c->child_watch);
@@ -143,8 +143,8 @@ static void stop(struct controller *c) {
     for (size_t i = 0; i < sizeof timers / sizeof timers[0]; i++)
         loop_timer_stop(c->loop, timers[i]);
     requests_close(c);
-    shards_close(c);
-    links_close(c);
+    controller_leave_shards(c);
+    controller_hang_up(c);
     loop_drain(c->loop, CONTROLLER_STOP_US);
     group_close(c);
 }

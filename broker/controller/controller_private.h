@@ -192,9 +192,9 @@ enum err group_propose(struct controller *c, struct body *command, uint64_t *ind
 void group_detected(struct controller *c);
 
 /* ---- peers.c: other controllers, heartbeats ---- */
-bool links_open(struct controller *c, struct err_detail *detail);
-void links_close(struct controller *c);
-struct link_options links_options(void);
+bool controller_listen(struct controller *c, struct err_detail *detail);
+void controller_hang_up(struct controller *c);
+struct link_options controller_link_options(void);
 void links_identify(struct controller *c, Mr__Identity *out);
 void peers_refresh(struct controller *c);
 /* Dial whoever has this name, or an address until its name is known. */
@@ -210,7 +210,7 @@ void heartbeat_clear(Mr__Heartbeat *m);
 
 /* ---- shards.c ---- */
 void shards_refresh(struct controller *c);
-void shards_close(struct controller *c);
+void controller_leave_shards(struct controller *c);
 /* Where shard `index` of the node listens: its port behind the controller's. */
 bool shards_address(const struct metadata_node *n, uint32_t index, char *out, size_t size);
 struct shard_peer *shards_member(struct controller *c, member_t m);

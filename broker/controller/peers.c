@@ -21,7 +21,7 @@
 
 enum { IPC_MODE = 0600 };
 
-struct link_options links_options(void) {
+struct link_options controller_link_options(void) {
     return (struct link_options){.frame_bytes = FRAME_BYTES_DEFAULT,
                                  .header_bytes = FRAME_HEADER_BYTES_MAX,
                                  .queued_bytes = CONTROLLER_LINK_QUEUED_BYTES};
@@ -359,9 +359,10 @@ static void on_accepted(void *ctx, struct listener *listener, struct link *link)
 
 static const struct listener_handlers listener_calls = {.accepted = on_accepted};
 
-bool links_open(struct controller *c, struct err_detail *detail) {
+bool controller_listen(struct controller *c, struct err_detail *detail) {
     char url[CONFIG_HOST_BYTES_MAX + 64];
-    struct listener_options options = {.handlers = &listener_calls, .ctx = c, .link = links_options()};
+    struct listener_options options = {
+        .handlers = &listener_calls, .ctx = c, .link = controller_link_options()};
     snprintf(url, sizeof url, "tcp://%s", c->config->listen_cluster.text);
     c->tcp = listener_open(c->loop, url, &options, detail);
     if (!c->tcp)
@@ -438,7 +439,7 @@ static void dial(struct peer *p) {
     char url[NODE_ADDRESS_BYTES_MAX + 8];
     struct err_detail detail;
     struct keep_options options = {
-        .handlers = &keep_calls, .ctx = p, .link = links_options(), .retry_max = 200 * USEC_MS};
+        .handlers = &keep_calls, .ctx = p, .link = controller_link_options(), .retry_max = 200 * USEC_MS};
     snprintf(url, sizeof url, "tcp://%s", p->address);
     if (p->keep)
         keep_redirect(p->keep, url, NULL);
@@ -481,7 +482,7 @@ void peers_refresh(struct controller *c) {
         detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, loop_now(c->loop), &c->detected);
 }
 
-void links_close(struct controller *c) {
+void controller_hang_up(struct controller *c) {
     if (c->tcp)
         listener_close(c->tcp);
     if (c->ipc)

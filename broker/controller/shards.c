@@ -492,7 +492,7 @@ static const struct keep_handlers keep_calls = {.up = greet, .frame = on_frame, 
 static void dial(struct shard_peer *s, const char *url) {
     struct err_detail detail;
     struct keep_options options = {
-        .handlers = &keep_calls, .ctx = s, .link = links_options(), .retry_max = 200 * USEC_MS};
+        .handlers = &keep_calls, .ctx = s, .link = controller_link_options(), .retry_max = 200 * USEC_MS};
     if (strcmp(s->url, url) == 0 && s->keep)
         return;
     snprintf(s->url, sizeof s->url, "%s", url);
@@ -548,7 +548,7 @@ void shards_refresh(struct controller *c) {
         heard(s);
 }
 
-void shards_close(struct controller *c) {
+void controller_leave_shards(struct controller *c) {
     while (c->shards) {
         struct shard_peer *s = c->shards;
         c->shards = s->next;

@@ -202,7 +202,7 @@ void batches_release(struct mailbox *m, struct mailbox_effects *fx) {
     batches_sweep(&m->batches);
 }
 
-void on_batch(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
+void apply_batch(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     struct batch_header h;
     CHECK(e->body && e->body->size >= BATCH_HEADER_BYTES);
     batch_read_header(e->body->data, &h);

@@ -28,7 +28,7 @@ bool consumer_eligible(const struct consumer *c) {
     return s->mailbox->settings.dispatch != DISPATCH_EXCLUSIVE || s->attached == c;
 }
 
-void consumer_settled(struct consumer *c, uint64_t messages, usec_t now) {
+void consumer_work_done(struct consumer *c, uint64_t messages, usec_t now) {
     int64_t ns = (now - c->service_since) * 1000 / (int64_t)messages;
     if (ns < 1)
         ns = 1;

@@ -74,7 +74,7 @@ void dying_propose(struct mailbox *m, struct subscription *s, uint64_t first, ui
         propose_one(m, s, at, reason, ask, fx);
 }
 
-void on_dying(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
+void apply_dying(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     struct dying read = {0};
     CHECK(e->body);
     struct decoder d = decoder_of(e->body->data, e->body->size);
@@ -191,7 +191,7 @@ void mailbox_dead_lettered(struct mailbox *m, uint64_t intent, enum err code, us
     dying_send(m, fx);
 }
 
-void on_dead(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
+void apply_dead(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     CHECK(e->body);
     struct decoder d = decoder_of(e->body->data, e->body->size);
     while (decoder_left(&d)) {

@@ -48,7 +48,7 @@ static void drop_settle(struct mailbox *m, struct subscription *s, enum drop_rea
     *drop_counter(s, reason) += offsets_settle(m, s, first, end, fx);
 }
 
-void on_drop(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
+void apply_drop(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     CHECK(e->body);
     struct decoder d = decoder_of(e->body->data, e->body->size);
     enum drop_reason reason = decode_u8(&d);
@@ -294,7 +294,7 @@ void mailbox_purge(struct mailbox *m, struct mailbox_effects *fx) {
 }
 
 /* What a mailbox is made with stays: partitions, durability, dispatch, default. */
-void on_settings(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
+void apply_settings(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     struct mailbox_settings s;
     CHECK(e->body);
     struct decoder d = decoder_of(e->body->data, e->body->size);

@@ -73,31 +73,31 @@ void mailbox_free(struct mailbox *m) {
 static void entry_run(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     switch (e->type) {
     case ENTRY_BATCH:
-        on_batch(m, e, fx);
+        apply_batch(m, e, fx);
         break;
     case ENTRY_SETTLE:
-        on_settle(m, e, fx);
+        apply_settle(m, e, fx);
         break;
     case ENTRY_RETURN:
-        on_return(m, e);
+        apply_return(m, e);
         break;
     case ENTRY_DROP:
-        on_drop(m, e, fx);
+        apply_drop(m, e, fx);
         break;
     case ENTRY_SUBSCRIBE:
-        on_subscribe(m, e, fx);
+        apply_subscribe(m, e, fx);
         break;
     case ENTRY_PRODUCER_DROP:
-        on_producer_drop(m, e);
+        apply_producer_drop(m, e);
         break;
     case ENTRY_DYING:
-        on_dying(m, e, fx);
+        apply_dying(m, e, fx);
         break;
     case ENTRY_DEAD:
-        on_dead(m, e, fx);
+        apply_dead(m, e, fx);
         break;
     case ENTRY_SETTINGS:
-        on_settings(m, e, fx);
+        apply_settings(m, e, fx);
         break;
     default:
         break;

@@ -114,7 +114,7 @@ void producers_expire(struct mailbox *m, struct mailbox_effects *fx) {
     heap_put(&m->timers, &m->producers_timer, at > m->now ? at : m->now + USEC_S);
 }
 
-void on_producer_drop(struct mailbox *m, const struct entry *e) {
+void apply_producer_drop(struct mailbox *m, const struct entry *e) {
     CHECK(e->body && e->body->size % sizeof(struct producer_id) == 0);
     for (size_t at = 0; at < e->body->size; at += sizeof(struct producer_id)) {
         struct producer_id id;

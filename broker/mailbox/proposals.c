@@ -75,7 +75,7 @@ void waiter_settle(struct mailbox *m, struct waiter **list, const struct ask *as
 }
 
 /* The worst of what its messages met; UNKNOWN > TOO_LATE > DONE > ALREADY. */
-void request_answer(struct request *q, size_t item, enum settle_result result) {
+void request_respond(struct request *q, size_t item, enum settle_result result) {
     static const int weight[] = {
         [SETTLE_ALREADY] = 0, [SETTLE_DONE] = 1, [SETTLE_TOO_LATE] = 2, [SETTLE_UNKNOWN] = 3};
     if (weight[result] > weight[q->results[item]])
@@ -123,7 +123,7 @@ void refuse(struct mailbox_origin origin, const struct producer_id *id, uint64_t
 static void waiter_answer(struct waiter *w, bool committed, const struct producer *p,
                           struct mailbox_effects *fx) {
     if (w->request) {
-        request_answer(w->request, w->item, committed ? w->result : SETTLE_UNKNOWN);
+        request_respond(w->request, w->item, committed ? w->result : SETTLE_UNKNOWN);
         request_release(w->request, fx);
     } else if (committed) {
         receipt_duplicate(p, w->origin, w->sequence, fx);

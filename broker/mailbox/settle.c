@@ -20,7 +20,7 @@ struct settling { /* one item under way */
 };
 
 static void answer(const struct settling *g, enum settle_result result) {
-    request_answer(g->ask.request, g->ask.item, result);
+    request_respond(g->ask.request, g->ask.item, result);
 }
 
 /* ---- a stretch with a current token ---- */
@@ -68,7 +68,7 @@ static void settle_current(const struct settling *g, uint64_t first, uint64_t en
         [SETTLE_EXTEND] = on_extend, [SETTLE_RELEASE] = on_release,
     };
     if (g->c && g->item->kind != SETTLE_EXTEND && ranges_has(&g->s->leases, first))
-        consumer_settled(g->c, end - first, g->m->now);
+        consumer_work_done(g->c, end - first, g->m->now);
     handlers[g->item->kind](g, first, end);
 }
 
@@ -174,7 +174,7 @@ void mailbox_settle(struct mailbox *m, struct mailbox_origin origin, const struc
 
 /* ---- committed ---- */
 
-void on_settle(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
+void apply_settle(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     CHECK(e->body);
     struct decoder d = decoder_of(e->body->data, e->body->size);
     struct turn_range r = {0};
@@ -189,7 +189,7 @@ void on_settle(struct mailbox *m, const struct entry *e, struct mailbox_effects 
     CHECK(!d.failed && decoder_left(&d) == 0);
 }
 
-void on_return(struct mailbox *m, const struct entry *e) {
+void apply_return(struct mailbox *m, const struct entry *e) {
     CHECK(e->body);
     struct decoder d = decoder_of(e->body->data, e->body->size);
     struct turn_range r = {0};

@@ -329,7 +329,7 @@ void batches_free(struct batches *b);
 uint64_t batch_end(const struct batch_record *r);
 uint32_t batch_key(const struct batch_record *r, uint64_t offset);
 void batch_read_keys(struct batch_record *r, const struct body *body);
-void on_batch(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
+void apply_batch(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
 /* Some subscription has settled [first, end): batches that all have settled. */
 void batches_settled(struct mailbox *m, uint64_t first, uint64_t end, struct mailbox_effects *fx);
 /* The subscriptions have changed: count anew. */
@@ -369,7 +369,7 @@ void producers_expire(struct mailbox *m, struct mailbox_effects *fx);
 void producers_arm(struct mailbox *m);
 void producers_forget_overlay(struct mailbox *m);
 void producers_free(struct mailbox *m);
-void on_producer_drop(struct mailbox *m, const struct entry *e);
+void apply_producer_drop(struct mailbox *m, const struct entry *e);
 void producer_append(struct mailbox *m, struct producer *p); /* known now, the most recent */
 
 /* proposals.c */
@@ -390,7 +390,7 @@ void waiter_publish(struct mailbox *m, struct producer *p, struct mailbox_origin
 void waiter_settle(struct mailbox *m, struct waiter **list, const struct ask *ask, enum settle_result result);
 void waiters_answer(struct mailbox *m, struct waiter *list, bool committed, const struct producer *producer,
                     struct mailbox_effects *fx);
-void request_answer(struct request *q, size_t item, enum settle_result result);
+void request_respond(struct request *q, size_t item, enum settle_result result);
 void request_release(struct request *q, struct mailbox_effects *fx); /* the last part: SETTLED */
 
 /* subscription.c */
@@ -400,10 +400,10 @@ struct subscription *subscription_make(struct mailbox *m, const char *name, uint
 void subscription_free(struct mailbox *m, struct subscription *s);
 void subscription_lead(struct mailbox *m, struct subscription *s);
 void subscription_unlead(struct mailbox *m, struct subscription *s);
-void on_subscribe(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
+void apply_subscribe(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
 
 /* consumers.c */
-void consumer_settled(struct consumer *c, uint64_t messages, usec_t now); /* measures its speed */
+void consumer_work_done(struct consumer *c, uint64_t messages, usec_t now); /* measures its speed */
 struct consumer *consumer_find(const struct subscription *s, const struct consumer_id *id);
 void consumer_holds(struct mailbox *m, struct subscription *s, struct consumer *c,
                     const struct mailbox_hold *held);
@@ -468,8 +468,8 @@ void keys_free(struct subscription *s);
 enum wait_reason keys_dispatch(struct mailbox *m, struct subscription *s, struct mailbox_effects *fx);
 
 /* settle.c, turn.c */
-void on_settle(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
-void on_return(struct mailbox *m, const struct entry *e);
+void apply_settle(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
+void apply_return(struct mailbox *m, const struct entry *e);
 void turn_add(struct turn_list *t, uint64_t subscription, uint64_t first, uint64_t end, uint8_t kind,
               int64_t due);
 void turn_pack(struct mailbox *m, struct mailbox_effects *fx);
@@ -478,9 +478,9 @@ void turn_abandon(struct mailbox *m, struct mailbox_effects *fx);
 void turn_read(struct decoder *d, bool with_due, struct turn_range *range);
 
 /* deadletter.c */
-void on_dying(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
+void apply_dying(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
 const char *dying_reason_name(uint8_t reason);
-void on_dead(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
+void apply_dead(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
 /* Proposes the end of [first, end), one state: dying, or dropped without a target. */
 void dying_propose(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end,
                    enum dying_reason reason, const struct ask *ask, struct mailbox_effects *fx);
@@ -497,7 +497,7 @@ void limits_expire_soon(struct mailbox *m); /* dispatch has met an expired messa
 void limits_drop_committed(struct mailbox *m, const struct proposal *p);
 void on_ttl(struct mailbox *m, struct mailbox_effects *fx);
 void on_retention(struct mailbox *m, struct mailbox_effects *fx);
-void on_drop(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
-void on_settings(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
+void apply_drop(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
+void apply_settings(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx);
 
 #endif

@@ -168,7 +168,7 @@ static void end(struct mailbox *m, const char *name, struct mailbox_effects *fx)
     batches_recount(m, fx);
 }
 
-void on_subscribe(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
+void apply_subscribe(struct mailbox *m, const struct entry *e, struct mailbox_effects *fx) {
     char name[NAME_BYTES_MAX + 1];
     CHECK(e->body);
     struct decoder d = decoder_of(e->body->data, e->body->size);
