@@ -51,6 +51,7 @@ static usec_t soonest(struct controller *c, usec_t now) {
 static void on_tick(struct loop_timer *timer) {
     struct controller *c = CONTROLLER_OF(timer, tick_timer);
     usec_t now = loop_now(c->loop);
+    peers_hear_self(c);
     detector_tick(c->detector, now, &c->detected);
     group_detected(c);
     election_tick(c->election, now, &c->replica_effects, &c->election_effects);

@@ -197,6 +197,7 @@ void controller_hang_up(struct controller *c);
 struct link_options controller_link_options(void);
 void links_identify(struct controller *c, Mr__Identity *out);
 void peers_refresh(struct controller *c);
+void peers_hear_self(struct controller *c); /* this process is alive: it says so itself */
 /* Dial whoever has this name, or an address until its name is known. */
 void peers_know(struct controller *c, const char *name, const char *address);
 void peers_unknow(struct controller *c, const char *name);

@@ -471,15 +471,19 @@ static void watch_node(struct controller *c, const struct metadata_node *n) {
         heard(p->link);
 }
 
+void peers_hear_self(struct controller *c) {
+    const struct metadata_node *own = metadata_node_named(c->metadata, c->config->node);
+    if (own)
+        detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, loop_now(c->loop), &c->detected);
+}
+
 /* Everybody the metadata knows, or the configuration while there is none. */
 void peers_refresh(struct controller *c) {
     for (size_t i = 0; !metadata_cluster_id(c->metadata) && i < c->config->initial_count; i++)
         peers_know(c, c->config->initial[i].name, c->config->initial[i].address.text);
     for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
         watch_node(c, metadata_node_at(c->metadata, i));
-    const struct metadata_node *own = metadata_node_named(c->metadata, c->config->node);
-    if (own)
-        detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, loop_now(c->loop), &c->detected);
+    peers_hear_self(c);
 }
 
 void controller_hang_up(struct controller *c) {
