@@ -27,6 +27,7 @@ void segment_header_encode(uint8_t out[SEGMENT_HEADER_BYTES], const struct segme
     put_u64(out + 24, h->identity);
     put_u64(out + 32, h->start);
     out[40] = h->origin;
+    put_u64(out + 44, h->suspect);
     put_u32(out + 60, crc32c(0, out, 60));
 }
 
@@ -41,7 +42,8 @@ enum header_verdict segment_header_decode(const uint8_t in[SEGMENT_HEADER_BYTES]
                                    .previous = get_u32(in + 20),
                                    .identity = get_u64(in + 24),
                                    .start = get_u64(in + 32),
-                                   .origin = in[40]};
+                                   .origin = in[40],
+                                   .suspect = get_u64(in + 44)};
     return HEADER_OK;
 }
 

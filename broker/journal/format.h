@@ -20,7 +20,9 @@
  *   24    8   identity       of the journal
  *   32    8   start          how often the journal had been opened
  *   40    1   origin         enum segment_origin
- *   41   19   zeros
+ *   41    3   zeros
+ *   44    8   suspect        summary of partitions that may have been lost wholly
+ *   52    8   zeros
  *   60    4   crc            CRC-32C over bytes 0 .. 60
  *
  * Record header, 40 bytes, at an offset divisible by 8:
@@ -148,6 +150,7 @@ struct segment_header {
     uint64_t identity;
     uint64_t start;
     uint8_t origin;
+    uint64_t suspect;
 };
 
 struct record {

@@ -21,7 +21,6 @@ struct journal {
     struct commit_thread *thread; /* NULL with the owner's executor */
     uint64_t reserve_bytes;
     uint64_t space_target;
-    uint64_t suspect;
 
     struct turn *in_flight, **in_flight_end; /* oldest first */
     size_t in_flight_count;

@@ -167,7 +167,7 @@ enum err journal_open(const struct journal_options *options, struct journal **ou
     j->store.ctx = &own;
     enum err e = store_open(&j->store, options->disk ? options->disk : disk_posix(), options->folder, &own);
     if (e == ERR_OK)
-        e = recover(&j->writer, options, recovered, &j->suspect, &own);
+        e = recover(&j->writer, options, recovered, &own);
     if (e != ERR_OK) {
         err_set(detail, e, "%s", own.text);
         journal_free(j);
@@ -214,7 +214,7 @@ bool journal_get(const struct journal *j, uint64_t partition, struct journal_par
 }
 
 bool journal_suspect(const struct journal *j, uint64_t partition) {
-    return !partition_find(&j->state, partition) && (j->suspect & summary_bit(partition));
+    return !partition_find(&j->state, partition) && (j->writer.suspect & summary_bit(partition));
 }
 
 static int by_id(const void *a, const void *b) {

@@ -90,6 +90,8 @@ static enum err replay_file(struct recover *r, struct recover_file *f, const str
         replay_lost(&r->replay, UINT64_MAX);
     else
         replay_segment(&r->replay, f->number, s, SEGMENT_HEADER_BYTES, f->end);
+    if (action == FILE_SCAN_LOST)
+        replay_lost(&r->replay, UINT64_MAX);
     if (f->place == PLACE_HEAD && r->list_bad) {
         CHECK(bytes_decide(BYTES_PROVEN, FOUND_BAD_LIST) == BYTES_DAMAGE_FLUSH);
         replay_lost(&r->replay, UINT64_MAX);
@@ -171,6 +173,27 @@ static uint32_t fresh_bytes(const struct recover *r) {
     return need > least ? (uint32_t)need : least;
 }
 
+/* Files behind the proven position that have lost bytes, or are gone. */
+static bool end_lost(const struct recover *r) {
+    bool lost = r->end_lost;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct recover_file *f = r->files[i];
+        bool behind = f->place == PLACE_TAIL || f->place == PLACE_BEGUN;
+        lost |= behind && r->action == FOLDER_OPEN && file_decide(f->place, f->state) == FILE_ASIDE_LOST;
+    }
+    return lost;
+}
+
+/* What earlier recoveries knew; the fresh segment's header says it again. */
+static void learn_suspects(struct recover *r) {
+    for (size_t i = 0; i < r->count; i++) {
+        const struct recover_file *f = r->files[i];
+        if (f->place != PLACE_HEAD && f->place != PLACE_TAIL)
+            continue;
+        r->replay.suspect |= f->header_right ? f->header.suspect : UINT64_MAX;
+    }
+}
+
 /* All that is not proven, and what was found damaged, into a fresh segment. */
 static enum err write_fresh(struct recover *r) {
     struct writer *w = r->writer;
@@ -180,9 +203,12 @@ static enum err write_fresh(struct recover *r) {
     w->identity = r->identity;
     w->flush = r->flush;
     w->proven = r->proven;
+    w->suspect = r->replay.suspect;
     w->turn = turn_new(0);
     writer_begin(w, number, fresh_bytes(r), ORIGIN_RECOVERY);
     each_tail(r, rewrite);
+    if (end_lost(r))
+        replay_lost(&r->replay, UINT64_MAX);
     replay_finish(&r->replay);
     write_damage(r);
     CHECK(segment_head(w->state)->number == number);
@@ -362,6 +388,9 @@ static enum err restore(struct recover *r) {
     if (e == ERR_OK)
         e = each_proven(r, replay_file);
     count_torn(r);
+    learn_suspects(r);
+    if (end_lost(r))
+        r->replay.suspect = UINT64_MAX;
     return e;
 }
 
@@ -396,11 +425,10 @@ static enum err run(struct recover *r) {
 }
 
 enum err recover(struct writer *w, const struct journal_options *options, struct journal_recovered *out,
-                 uint64_t *suspect, struct err_detail *detail) {
+                 struct err_detail *detail) {
     struct recover r = {.writer = w, .store = w->store, .options = options, .out = out, .detail = detail};
     r.replay = (struct replay){.state = w->state, .store = w->store};
     enum err e = run(&r);
-    *suspect = r.replay.suspect;
     forget_files(&r);
     free(r.files);
     return e;

@@ -47,12 +47,13 @@ struct recover {
     struct position proven;
     uint64_t flush; /* highest number met */
     bool list_bad;  /* the head's list cannot be read */
+    bool end_lost;  /* the last segment is sealed: the one behind it is missing */
     struct replay replay;
 };
 
 /* The whole of it; the writer is ready to add records then. ERR_IO, ERR_VERSION. */
 enum err recover(struct writer *w, const struct journal_options *options, struct journal_recovered *out,
-                 uint64_t *suspect, struct err_detail *detail);
+                 struct err_detail *detail);
 
 /* recover_files.c: look at the folder; decide what each file is; nothing is changed. */
 enum err recover_look(struct recover *r);

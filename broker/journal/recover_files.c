@@ -101,7 +101,7 @@ static enum err open_file(struct recover *r, struct recover_file *f) {
 
 static enum file_state state_of(const struct recover *r, const struct recover_file *f) {
     if (!f->header_right)
-        return FILE_HEADLESS;
+        return f->size < JOURNAL_SEGMENT_BYTES_MIN ? FILE_SHORT : FILE_HEADLESS;
     if (f->header.identity != r->identity || f->header.number != f->number)
         return FILE_FOREIGN;
     return f->size < f->header.data_bytes ? FILE_SHORT : FILE_WHOLE;
@@ -295,21 +295,32 @@ static bool follows(struct recover *r, const struct recover_file *f, uint32_t en
     return fits;
 }
 
+/* A seal is written once the next segment has begun, durably. */
+static bool is_sealed(struct recover *r, const struct recover_file *f) {
+    struct scan scan;
+    if (f->state != FILE_WHOLE ||
+        !scan_seal(r->store, r->identity, f->number, f->header.data_bytes, SEGMENT_HEADER_BYTES, &scan))
+        return false;
+    scan_free(&scan);
+    return true;
+}
+
 static void find_tail(struct recover *r) {
-    struct recover_file *f = recover_find(r, r->proven.segment);
+    struct recover_file *f = recover_find(r, r->proven.segment), *next;
     for (size_t i = 0; i < r->count; i++)
         if (r->files[i]->number > f->number)
             r->files[i]->place = PLACE_BEGUN;
     uint32_t end = f->scanned ? recover_unbroken(&f->scan, r->proven.offset) : r->proven.offset;
     for (;;) {
-        struct recover_file *next = recover_find(r, f->number + 1);
+        next = recover_find(r, f->number + 1);
         if (!next || !next->scanned || !follows(r, f, end, next))
-            return;
+            break;
         f = next;
         end = recover_unbroken(&f->scan, SEGMENT_HEADER_BYTES);
         f->place = PLACE_TAIL;
         f->end = end;
     }
+    r->end_lost = is_sealed(r, f) && f == r->files[r->count - 1];
 }
 
 static void forget_removed_in(struct recover *r, const struct recover_file *f, uint32_t to) {

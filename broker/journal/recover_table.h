@@ -42,24 +42,25 @@ enum file_place {
     PLACE_LISTED,   /* before the proven position's segment, named by its list */
     PLACE_HEAD,     /* holds the proven position */
     PLACE_TAIL,     /* follows the head, in a chain of full segments */
-    PLACE_BEGUN,    /* behind: begun by a recovery that did not get to its end, or by a torn tail */
+    PLACE_BEGUN,    /* behind those: begun by a recovery that did not get to its end, or after a torn tail */
     PLACE_UNLISTED, /* before, in no list: reclaimed */
     FILE_PLACES
 };
 enum file_state {
     FILE_MISSING,
     FILE_FOREIGN,  /* another journal's */
-    FILE_SHORT,    /* ends before what counts in it */
+    FILE_SHORT,    /* shorter than it was made, or than what counts in it */
     FILE_HEADLESS, /* its header is bad */
     FILE_WHOLE,
     FILE_STATES
 };
 enum file_action {
-    FILE_USE,     /* by its seal, or scanned */
-    FILE_SCAN,    /* the records that can be read count; what is missing is lost */
-    FILE_LOST,    /* all it held is lost */
-    FILE_REWRITE, /* its records up to the first bad byte are written anew, then it goes */
-    FILE_CUT,     /* the tail ends before it; it goes */
+    FILE_USE,       /* by its seal, or scanned */
+    FILE_SCAN,      /* the records that can be read count; what is missing is lost */
+    FILE_SCAN_LOST, /* the same; and more may be lost than is known of */
+    FILE_LOST,      /* all it held is lost */
+    FILE_REWRITE,   /* its records up to the first bad byte are written anew, then it goes */
+    FILE_CUT,       /* the tail ends before it; it goes */
     FILE_REMOVE,
     FILE_ASIDE,      /* renamed, kept */
     FILE_ASIDE_LOST, /* the same; and what should be there is lost */

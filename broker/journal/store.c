@@ -190,6 +190,15 @@ static int take_spare(struct store *s, const char *to, struct disk_file **out) {
     return s->disk->rename(s->disk, path, to);
 }
 
+/* Whole before it has its name: a segment file that is short has lost bytes. */
+static int create_whole(struct store *s, const char *to, uint64_t bytes, struct disk_file **out) {
+    char path[STORE_PATH_BYTES_MAX];
+    store_path(s, "begin", path);
+    s->disk->remove(s->disk, path); /* of a crash */
+    int error = s->disk->create(s->disk, path, bytes, out);
+    return error ? error : s->disk->rename(s->disk, path, to);
+}
+
 int store_begin(struct store *s, uint32_t number, uint32_t bytes) {
     char path[STORE_PATH_BYTES_MAX], name[32];
     struct disk_file *file = NULL;
@@ -201,7 +210,7 @@ int store_begin(struct store *s, uint32_t number, uint32_t bytes) {
     if (s->spare && bytes == s->segment_bytes)
         error = take_spare(s, path, &file);
     else
-        error = s->disk->create(s->disk, path, bytes, &file);
+        error = create_whole(s, path, bytes, &file);
     if (!error)
         error = s->disk->sync_folder(s->disk, s->folder);
     if (file)

@@ -117,7 +117,8 @@ void writer_begin(struct writer *w, uint32_t number, uint32_t bytes, uint8_t ori
                                .previous = n ? w->state->segments[n - 1]->number : 0,
                                .identity = w->identity,
                                .start = w->start,
-                               .origin = origin};
+                               .origin = origin,
+                               .suspect = w->suspect};
     CHECK(number > h.previous);
     segment_add(w->state, number, bytes, SEGMENT_HEADER_BYTES);
     w->seed = segment_seed(w->identity, number);

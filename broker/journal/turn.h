@@ -63,6 +63,7 @@ struct writer {
     const struct job_hooks *hooks;
     uint64_t identity;
     uint64_t start;
+    uint64_t suspect;       /* for the headers */
     uint64_t flush;         /* number of the last flush */
     struct position proven; /* synced, as far as the owner knows */
     struct position told;   /* the highest position a flush has proven */

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rig.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,10 +44,7 @@ enum err rig_open(struct rig *r) {
     struct err_detail detail;
     r->done = 0;
     r->failures = 0;
-    enum err e = journal_open(&r->options, &r->journal, &r->recovered, &detail);
-    if (e != ERR_OK)
-        fprintf(stderr, "open: %s\n", detail.text);
-    return e;
+    return journal_open(&r->options, &r->journal, &r->recovered, &detail);
 }
 
 void rig_run(struct rig *r) {
