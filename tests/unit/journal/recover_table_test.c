@@ -197,9 +197,10 @@ Test(recovery, an_old_files_bytes_never_pass) {
     prove(&r);
     rig_close(&r);
     const uint8_t *bytes = mem_disk_bytes(r.disk, "00000001.seg", &size);
-    uint8_t *copy = memcpy(body_new(size)->data, bytes, size);
-    memset(copy, 0, SEGMENT_HEADER_BYTES); /* its own header would say so */
-    mem_disk_put(r.disk, "00000099.seg", copy, size);
+    struct body *copy = body_copy(bytes, size);
+    memset(copy->data, 0, SEGMENT_HEADER_BYTES); /* its own header would say so */
+    mem_disk_put(r.disk, "00000099.seg", copy->data, size);
+    body_drop(copy);
     cr_assert_eq(rig_open(&r), ERR_OK);
     struct journal_partition p;
     cr_assert(journal_get(r.journal, 1, &p) && p.last_index == 8 && !p.damaged);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The journal on real files with its own thread: completions, reads while
- * segments go, the lock. Run under ThreadSanitizer too. */
+/* The journal on real files with its own thread: completions, the lock, the end.
+ * journal_stress.c is for ThreadSanitizer, which does not bear criterion. */
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "rig.h"
 
-enum { BATCHES = 600, READERS = 2 };
+enum { BATCHES = 600 };
 
 struct owner {
     pthread_mutex_t mutex;
@@ -131,99 +131,6 @@ Test(thread, close_completes_what_was_flushed) {
     struct journal_partition p;
     cr_assert(journal_get(o.journal, 1, &p) && p.last_index == 50);
     finish(&o);
-}
-
-/* ---- readers beside the owner ---- */
-
-struct shared {
-    struct owner owner;
-    pthread_mutex_t mutex;
-    struct journal_location places[BATCHES + 1]; /* under the mutex; bytes 0: none */
-    bool done;                                   /* under the mutex */
-    int reads, stale;                            /* under the mutex */
-};
-
-static bool pick(struct shared *s, struct rng *rng, struct journal_location *out) {
-    pthread_mutex_lock(&s->mutex);
-    *out = s->places[1 + rng_below(rng, BATCHES)];
-    bool done = s->done;
-    pthread_mutex_unlock(&s->mutex);
-    return !done;
-}
-
-static void *reader(void *arg) {
-    struct shared *s = arg;
-    struct rng rng = {.state = (uint64_t)(uintptr_t)&rng};
-    struct journal_location at;
-    while (pick(s, &rng, &at)) {
-        struct body *body;
-        if (!at.bytes)
-            continue;
-        enum err e = journal_read(s->owner.journal, &at, &body);
-        cr_assert(e == ERR_OK || e == ERR_STALE, "%s", err_name(e));
-        if (e == ERR_OK) {
-            cr_assert(same(body, at.partition, at.index));
-            body_drop(body);
-        }
-        pthread_mutex_lock(&s->mutex);
-        s->reads += e == ERR_OK;
-        s->stale += e == ERR_STALE;
-        pthread_mutex_unlock(&s->mutex);
-    }
-    return NULL;
-}
-
-static void publish_place(struct shared *s, uint64_t index) {
-    struct journal_location at;
-    if (journal_locate(s->owner.journal, 1, index, &at) != ERR_OK)
-        return;
-    if (at.in_flight) { /* readers get only what is on disk */
-        body_drop(at.in_flight);
-        return;
-    }
-    pthread_mutex_lock(&s->mutex);
-    s->places[index] = at;
-    pthread_mutex_unlock(&s->mutex);
-}
-
-static void sum_up(struct owner *o, uint64_t base) {
-    struct journal_live live[BATCHES];
-    struct journal_checkpoint c = {.base_index = base, .base_epoch = 1, .live = live};
-    for (uint64_t i = 1; i <= base; i++) {
-        if (i % 16 == 0)
-            live[c.live_count++] = (struct journal_live){i, 1};
-        else
-            journal_mark_dead(o->journal, 1, i);
-    }
-    cr_assert_eq(journal_write_checkpoint(o->journal, 1, &c), ERR_OK);
-}
-
-Test(thread, reads_go_on_while_segments_go) {
-    static struct shared s;
-    pthread_t readers[READERS];
-    start(&s.owner);
-    pthread_mutex_init(&s.mutex, NULL);
-    for (int i = 0; i < READERS; i++)
-        cr_assert_eq(pthread_create(&readers[i], NULL, reader, &s), 0);
-    for (uint64_t i = 1; i <= BATCHES; i++) {
-        write_batch(&s.owner, 1, i);
-        if (i % 100 == 0)
-            sum_up(&s.owner, i);
-        if (journal_reclaim(s.owner.journal) == JOURNAL_WAITS && i % 7 == 0)
-            journal_carry(s.owner.journal, 1);
-        wait_for(&s.owner, journal_flush(s.owner.journal));
-        publish_place(&s, i);
-    }
-    struct journal_statistics statistics;
-    journal_statistics(s.owner.journal, &statistics);
-    pthread_mutex_lock(&s.mutex);
-    s.done = true;
-    pthread_mutex_unlock(&s.mutex);
-    for (int i = 0; i < READERS; i++)
-        pthread_join(readers[i], NULL);
-    cr_assert(statistics.reclaimed > 0 && s.reads > 0, "%d gone, %d read, %d stale",
-              (int)statistics.reclaimed, s.reads, s.stale);
-    finish(&s.owner);
 }
 
 Test(thread, a_second_process_is_kept_out) {
