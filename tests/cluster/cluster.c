@@ -55,7 +55,7 @@ static int find_ports(void) {
         if (block_free(base))
             return base;
     }
-    cr_fatal("no free block of ports");
+    cr_assert(false, "no free block of ports");
     return 0;
 }
 
@@ -136,7 +136,7 @@ static void print_log(const struct cluster_node *n) {
 static void give_up(struct cluster *c, const char *what) {
     for (int i = 0; i < c->nodes_count; i++)
         print_log(&c->nodes[i]);
-    cr_fatal("not within %d ms: %s (folder %s is kept)", CLUSTER_WAIT_MS, what, c->folder);
+    cr_assert(false, "not within %d ms: %s (folder %s is kept)", CLUSTER_WAIT_MS, what, c->folder);
 }
 
 /* Exit of one process, waited for with a deadline. */

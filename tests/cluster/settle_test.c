@@ -49,16 +49,18 @@ static void publish_numbers(const char *mailbox) {
     }
 }
 
-/* A process that takes `count` messages, says so on its pipe, and waits to be killed. */
-static void hold_and_wait(const char *mailbox, int count, int say) {
-    mr_client *own = cluster_client(c, 1);
-    mr_consumer *consumer = attach(own, mailbox, (uint32_t)count);
-    for (int i = 0; i < count; i++)
-        next(consumer);
-    if (write(say, "x", 1) != 1)
-        _exit(1);
-    for (;;)
-        pause();
+/* A process that takes `count` messages, says so on its standard output, and
+ * waits to be killed. (Another program: nng does not survive a fork.) */
+static pid_t start_holder(const char *mailbox, int count, int say) {
+    char number[16];
+    snprintf(number, sizeof number, "%d", count);
+    const char *servers = cluster_servers(c, 1);
+    pid_t pid = fork();
+    if (pid)
+        return pid;
+    dup2(say, STDOUT_FILENO);
+    execl(getenv("HOLDER"), "holder", servers, mailbox, number, (char *)NULL);
+    _exit(127);
 }
 
 Test(settle, a_dead_consumers_messages_go_to_others, .init = begin, .fini = end) {
@@ -67,9 +69,7 @@ Test(settle, a_dead_consumers_messages_go_to_others, .init = begin, .fini = end)
     create_mailbox(client, "work", settings_of(NULL));
     publish_numbers("work");
     cr_assert_eq(pipe(said), 0);
-    pid_t pid = fork();
-    if (pid == 0)
-        hold_and_wait("work", MESSAGES / 2, said[1]);
+    pid_t pid = start_holder("work", MESSAGES / 2, said[1]);
     cr_assert_eq(read(said[0], &byte, 1), 1);
     cr_assert_eq(conserved(client, "work", "default").leased, MESSAGES / 2);
     kill(pid, SIGKILL);
