@@ -225,7 +225,7 @@ STATUS_CONDITION(even, info->without_leader == 0 && info->under_replicated == 0 
 
 /* ---- life ---- */
 
-static void wait_alive(struct cluster *c) {
+void cluster_wait_alive(struct cluster *c) {
     for (int i = 0; i < c->nodes_count; i++) {
         mr_client *client = cluster_client(c, i);
         struct on_nodes on = {c, client, c->nodes_count};
@@ -249,7 +249,7 @@ struct cluster *cluster_start(const struct cluster_options *options) {
         write_config(c, &c->nodes[i], options->extra);
     for (int i = 0; i < c->count; i++)
         node_start(c, i);
-    wait_alive(c);
+    cluster_wait_alive(c);
     return c;
 }
 

@@ -45,6 +45,8 @@ struct cluster *cluster_start(const struct cluster_options *options);
 /* Stops all (SIGTERM, must exit 0) and removes the folder. */
 void cluster_end(struct cluster *c);
 void node_start(struct cluster *c, int i);
+/* Every node sees every node alive. */
+void cluster_wait_alive(struct cluster *c);
 /* signal and wait for the exit; every process of the node is gone after it. */
 void node_kill(struct cluster *c, int i, int signal);
 /* A further node that joins through node 0. Returns its index. */

@@ -34,7 +34,7 @@ static mr_consumer *attach(const char *mailbox, uint32_t credit) {
 
 static void count_publication(void *ctx, const mr_receipt *receipt, const mr_error *error) {
     (void)receipt;
-    if (error->code == MR_OK)
+    if (!error)
         __atomic_add_fetch((int *)ctx, 1, __ATOMIC_RELAXED);
 }
 

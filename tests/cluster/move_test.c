@@ -70,5 +70,6 @@ Test(move, live_consumers_see_no_redelivery) {
     mr_client_close(reader, CLUSTER_WAIT_MS, NULL);
     mr_client_close(client, CLUSTER_WAIT_MS, NULL);
     node_start(c, leader);
+    cluster_wait_alive(c);
     cluster_end(c);
 }

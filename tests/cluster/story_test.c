@@ -131,6 +131,7 @@ Test(story, survives_the_death_of_the_leading_node) {
     mr_client_close(reader, CLUSTER_WAIT_MS, NULL);
     mr_client_close(client, CLUSTER_WAIT_MS, NULL);
     node_start(c, leader);
+    cluster_wait_alive(c);
     cluster_end(c);
 }
 
