@@ -146,16 +146,19 @@ static const struct scan_item *find_list(const struct scan *s) {
 }
 
 /* A list that does not stand right behind the first FLUSH is that of a segment
- * begun by recovery, written after what stands before it was synced. */
+ * begun by recovery, written after what stands before its own FLUSH was synced. */
 static bool list_proves(const struct scan_item *list) {
     return list && list->offset > SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES;
 }
 
 static void learn_proofs(struct recover *r, const struct recover_file *f) {
     const struct scan_item *list = find_list(&f->scan);
-    struct position p = {f->number, list_proves(list) ? list->end : 0};
-    if (list_proves(list) && position_before(r->proven, p))
-        r->proven = p;
+    struct position p = {f->number, 0};
+    if (list_proves(list)) {
+        p.offset = list->offset - RECORD_HEADER_BYTES;
+        if (position_before(r->proven, p))
+            r->proven = p;
+    }
     for (size_t i = 0; i < f->scan.count; i++) {
         const struct scan_item *item = &f->scan.items[i];
         if (item->what != SCAN_RECORD || item->record.kind != RECORD_FLUSH)
