@@ -29,6 +29,7 @@ struct asked {
     bool sent;
     bool granted;
     bool damaged;
+    bool told; /* it did not know the partition and was told of it */
     uint64_t last_epoch, last_index;
 };
 

@@ -217,9 +217,11 @@ void seal_answer(struct control *c, struct op *op, const struct replica_sealed *
         struct asked *a = &op->asked[i];
         if (a->member != m->from)
             continue;
-        if (unknown) { /* told now; asked again with the next retry */
+        if (unknown) { /* told, and asked at once; later only with the next retry */
             control_effect_add(fx, CONTROL_SEND_RECORD, m->from, w->partition);
-            ask_send(op, a, fx);
+            if (!a->told)
+                ask_send(op, a, fx);
+            a->told = true;
             return;
         }
         a->damaged = m->damaged;

@@ -40,6 +40,7 @@ struct story {
     bool mute; /* the controller reaches nobody: what it sends is lost */
     struct oracle oracle[PARTITIONS_MAX];
     bool turn_due;
+    member_t ignorant; /* says of every partition that it does not know it */
     unsigned proposals, record_proposals, seals;
     uint64_t epoch_lead; /* of control_start */
 };
@@ -104,7 +105,7 @@ static void report(struct story *s, struct control_report r) {
 static void do_seal(struct story *s, struct host *h, const struct control_effect *e) {
     struct copy *c = world_copy(h, e->partition);
     struct replica_effects fx = {0};
-    if (!c) {
+    if (!c || s->ignorant == h->member) {
         struct answer a = {.partition = e->partition, .unknown = true};
         a.sealed = (struct replica_sealed){.token = e->seal.token, .from = h->member, .epoch = e->seal.epoch};
         world_later(s->world, WORLD_TRIP_US, 0, answer_arrives, &a, sizeof a);
@@ -678,6 +679,21 @@ Test(control, without_a_majority_nothing_moves_and_then_goes_on_by_itself) {
     start_node(s, 2);
     world_run(s->world, MS(300));
     expect_all_led(s, "with two of three");
+    end(s);
+}
+
+Test(control, a_shard_that_knows_nothing_is_not_asked_without_end) {
+    struct story *s = tell(3, 21);
+    create(s, "orders", 1, 3);
+    unsigned leader = metadata_node_of(s->m, record(s, 1)->leader, &(int){0})->id;
+    s->ignorant = shard_of(leader % 3 + 1, 0);
+    kill_node(s, leader, true);
+    world_run(s->world, USEC_S);
+    cr_expect_eq(record(s, 1)->epoch, 1, "one of three has answered");
+    cr_expect_leq(s->seals, 40, "asked %u times in a second", s->seals);
+    s->ignorant = 0;
+    world_run(s->world, MS(300));
+    expect_all_led(s, "once it knows");
     end(s);
 }
 
