@@ -52,9 +52,19 @@ void client_keep(mr_client *c) {
     atomic_fetch_add(&c->refs, 1);
 }
 
+static void mailboxes_free(mr_client *c) {
+    struct mailbox *m, *next;
+    HASH_CLEAR(hh_id, c->mailboxes_by_id);
+    HASH_ITER(hh, c->mailboxes, m, next) {
+        HASH_DEL(c->mailboxes, m);
+        mailbox_free(m);
+    }
+}
+
 void client_drop(mr_client *c) {
     if (atomic_fetch_sub(&c->refs, 1) > 1)
         return;
+    mailboxes_free(c);
     connector_free(&c->connector);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
@@ -120,9 +130,9 @@ static void client_turn(void *ctx, struct loop *loop) {
         client_tick(c, now);
     if (session_is_open(c)) {
         sender_pump(c, now);
-        consumers_pump(c, now);
         calls_pump(c, now);
     }
+    consumers_pump(c, now);
     if (c->timer.at != c->wake_at || !loop_timer_started(&c->timer))
         loop_timer_start(loop, &c->timer, c->wake_at);
     client_unlock(c);
@@ -148,6 +158,9 @@ static void *client_thread(void *arg) {
     loop_timer_stop(c->loop, &c->timer);
     batch_free_done(c);
     settled_call(c);
+    client_lock(c);
+    consumers_forget(c);
+    client_unlock(c);
     loop_turn(c->loop, 0); /* events posted by then still point here */
     if (loop_drain(c->loop, CLIENT_DRAIN_USEC))
         loop_free(c->loop); /* else a thread of nng still has a part of it: left to the process's end */
@@ -278,14 +291,6 @@ static bool wait_until_stopped(mr_client *c, usec_t deadline) {
     return c->stopped;
 }
 
-static void mailboxes_free(mr_client *c) {
-    struct mailbox *m, *next;
-    HASH_ITER(hh, c->mailboxes, m, next) {
-        HASH_DEL(c->mailboxes, m);
-        mailbox_free(m);
-    }
-}
-
 int mr_client_close(mr_client *c, int64_t timeout_ms, mr_error *error) {
     error_clear(error);
     if (!c)
@@ -306,8 +311,6 @@ int mr_client_close(mr_client *c, int64_t timeout_ms, mr_error *error) {
     client_cancel(c);
     loop_stop(c->loop);
     bool stopped = wait_until_stopped(c, clock_now() + CLIENT_GRACE_USEC);
-    if (stopped)
-        mailboxes_free(c);
     client_unlock(c);
     if (stopped)
         pthread_join(c->thread, NULL);

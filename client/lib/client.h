@@ -440,6 +440,7 @@ void route_by_key(struct mailbox *m);
 /* consumer.c */
 void consumer_dirty(mr_consumer *k);
 void consumers_pump(mr_client *c, usec_t now);
+void consumers_forget(mr_client *c); /* those that wait to be pumped */
 void consumers_tick(mr_client *c, usec_t now);
 void consumers_lost(mr_client *c);
 bool consumers_ended(const mr_client *c);

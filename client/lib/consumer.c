@@ -167,6 +167,8 @@ static void consumer_pump(mr_consumer *k, usec_t now) {
     bool through = k->leaving && settle_idle(k);
     if (k->state == CONSUMER_STALE && through) {
         consumer_end(k, MR_ECANCELLED, "the consumer was closed");
+    } else if (!session_is_open(k->client)) {
+        return; /* all are looked at again when there is one */
     } else if (k->state == CONSUMER_STALE && !k->retry_at) {
         subscribe(k);
     } else if (k->state == CONSUMER_READY) {
@@ -183,6 +185,15 @@ void consumers_pump(mr_client *c, usec_t now) {
         next = k->dirty_next;
         k->dirty = false;
         consumer_pump(k, now);
+        consumer_drop(k);
+    }
+}
+
+void consumers_forget(mr_client *c) {
+    mr_consumer *k = c->consumers_dirty, *next;
+    c->consumers_dirty = NULL;
+    for (; k; k = next) {
+        next = k->dirty_next;
         consumer_drop(k);
     }
 }

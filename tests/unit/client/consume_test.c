@@ -269,7 +269,7 @@ Test(consume, the_cluster_ends_a_consumer_or_only_interrupts_it) {
     fake_consumer_end(f, MR_EUNAVAILABLE, "the leader has gone");
     FAKE_WAIT(f, f->subscribes == 2);
     fake_deliver(f, &(struct fake_delivery){.first_offset = 0, .count = 1});
-    m = next(k);
+    mr_message_free(next(k));
     fake_consumer_end(f, MR_ENOTFOUND, "the mailbox was deleted");
     cr_assert(mr_consumer_next(k, 5000, &m, &error) == MR_ENOTFOUND && strstr(error.text, "deleted"));
     mr_consumer_close(k, 1000, NULL);
