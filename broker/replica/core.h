@@ -25,6 +25,7 @@ struct config_at {
 
 struct log {
     uint64_t base_index, base_epoch; /* of the checkpoint: at or below it nothing can be fetched */
+    uint64_t written_base; /* of a checkpoint that may be in the journal, not yet known to be durable */
     uint64_t last_index, last_epoch;
     uint64_t written; /* entries up to here are written, */
     uint64_t stored;  /* and up to here are as durable as the mailbox promises */
@@ -268,6 +269,7 @@ void seal_stored(struct replica *r, struct replica_effects *fx);
 
 /* ---- encode.c ---- */
 
+void core_encode(const struct replica *r, uint64_t base_index, struct encoder *e);
 void state_encode(const struct replica_state *state, struct encoder *e);
 
 /* ---- damage.c ---- */

@@ -11,12 +11,12 @@
 static void forget_everything(struct replica *r, struct replica_effects *fx) {
     struct encoder e = {0};
     log_reset(r, &(struct replica_state){.config = *log_voters(r)});
-    replica_encode(r, 0, &e);
+    core_encode(r, 0, &e);
     fx_journal(r, fx, REPLICA_INSTALL)->install.state = encoder_body(&e);
 }
 
 static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
-    bool everything = from <= r->log.base_index || r->log.last_index == 0;
+    bool everything = from <= r->log.base_index || from <= r->log.written_base || r->log.last_index == 0;
     r->damage++;
     r->whole_written = false;
     r->mend_to = 0;
@@ -43,6 +43,8 @@ void damage_mark_due(struct replica *r, struct replica_effects *fx) {
 }
 
 void damage_found(struct replica *r, uint64_t index, struct replica_effects *fx) {
+    if (r->take.installing)
+        return; /* what it has is being replaced as a whole */
     if (r->leading)
         lead_stop(r, fx);
     r->damaged = true;

@@ -60,7 +60,7 @@ void state_encode(const struct replica_state *state, struct encoder *e) {
     set_encode(&state->config, e);
 }
 
-void replica_encode(const struct replica *r, uint64_t base_index, struct encoder *e) {
+void core_encode(const struct replica *r, uint64_t base_index, struct encoder *e) {
     const struct log *log = &r->log;
     struct replica_state state = {.promise = r->promise,
                                   .candidate = r->candidate,
@@ -73,6 +73,12 @@ void replica_encode(const struct replica *r, uint64_t base_index, struct encoder
     for (size_t i = 0; i < log->configs_count && log->configs[i].index <= base_index; i++)
         state.config = log->configs[i].voters;
     state_encode(&state, e);
+}
+
+void replica_encode(struct replica *r, uint64_t base_index, struct encoder *e) {
+    core_encode(r, base_index, e);
+    if (base_index > r->log.written_base)
+        r->log.written_base = base_index;
 }
 
 static bool epochs_decode(struct decoder *d, struct replica_epoch_start *epochs, size_t count,

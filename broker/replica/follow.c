@@ -150,6 +150,8 @@ static void accept(struct replica *r, const struct replica_append *m, bool due, 
     if (m->sent_at > r->echo)
         r->echo = m->sent_at;
     r->owes = true;
+    if (m->prev_index > r->answered) /* that much alone is no news to the leader */
+        r->answered = m->prev_index;
     damage_mending(r, m);
     uint64_t commit = m->commit < r->verified ? m->commit : r->verified;
     commit_to(r, commit, fx);

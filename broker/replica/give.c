@@ -34,7 +34,7 @@ void replica_snapshot(struct replica *r, member_t peer, uint64_t base_index, str
     CHECK(base_index <= r->applied && base_index >= r->log.base_index);
     struct give *g = &p->give;
     struct encoder e = {0};
-    replica_encode(r, base_index, &e);
+    core_encode(r, base_index, &e);
     encode_raw(&e, state->data, state->size);
     g->asked = false;
     g->base_index = base_index;
@@ -129,15 +129,11 @@ void give_fetched(struct replica *r, struct peer *p, const struct entry *entries
             send_batch(r, p, &entries[i], now, fx);
 }
 
-static void given(struct peer *p) {
-    uint64_t base = p->give.base_index;
-    give_free(&p->give);
-    if (base > p->match)
-        p->match = base;
-    p->mode = PEER_STREAM;
-    p->next = p->match + 1;
-    p->sent_count = p->sent_bytes = 0;
-    p->retry_at = USEC_NEVER;
+/* A probe follows at once: a damaged peer is told how far it has to get. */
+static void given(struct replica *r, struct peer *p) {
+    if (p->give.base_index > p->match)
+        p->match = p->give.base_index;
+    peer_probe(r, p, p->match + 1);
 }
 
 static void progress(struct peer *p, uint64_t number, usec_t now) {
@@ -158,7 +154,7 @@ void replica_on_pieced(struct replica *r, const struct replica_pieced *m, usec_t
         return;
     r->dirty = true;
     if (m->done) {
-        given(p);
+        given(r, p);
         return;
     }
     if (!m->refused) {

@@ -119,6 +119,7 @@ static void begin(struct replica *r, const struct replica_state *state) {
     struct log *log = &r->log;
     log->base_index = log->last_index = state->base_index;
     log->base_epoch = log->last_epoch = state->base_epoch;
+    log->written_base = state->base_index;
     log->epochs_count = log->configs_count = 0;
     for (size_t i = 0; i < state->epochs_count; i++)
         epoch_begin(log, state->epochs[i].epoch, state->epochs[i].first_index);

@@ -155,8 +155,6 @@ static bool can_feed(const struct log *log, uint64_t next) {
 }
 
 static void pump_probe(struct replica *r, struct peer *p, usec_t now, struct replica_effects *fx) {
-    if (p->waiting)
-        return;
     if (p->next >= r->epoch_index && log_slot(&r->log, p->next))
         send_cached(r, p, now, fx);
     else
@@ -164,9 +162,11 @@ static void pump_probe(struct replica *r, struct peer *p, usec_t now, struct rep
 }
 
 static void pump_notice(struct replica *r, struct peer *p, usec_t now, struct replica_effects *fx) {
-    if (p->commit_told >= r->commit || p->retry_at != USEC_NEVER)
-        return;
-    if (p->notice_at == USEC_NEVER)
+    bool due = p->next > r->log.last_index && p->sent_count == 0 && p->retry_at == USEC_NEVER &&
+               p->commit_told < r->commit;
+    if (!due)
+        p->notice_at = USEC_NEVER;
+    else if (p->notice_at == USEC_NEVER)
         p->notice_at = now + REPLICA_IDLE_US;
     if (p->notice_at <= now)
         send_empty(r, p, now, fx);
@@ -179,12 +179,11 @@ static void pump_stream(struct replica *r, struct peer *p, usec_t now, struct re
         else
             fetch_next(r, p, fx);
     }
-    if (p->next > r->log.last_index && p->sent_count == 0)
-        pump_notice(r, p, now, fx);
+    pump_notice(r, p, now, fx);
 }
 
 void peer_pump(struct replica *r, struct peer *p, usec_t now, struct replica_effects *fx) {
-    if (!p->up)
+    if (!p->up || (p->mode == PEER_PROBE && p->waiting))
         return;
     if (p->mode != PEER_GIVE && !can_feed(&r->log, p->next))
         give_start(p, fx);

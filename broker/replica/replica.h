@@ -366,10 +366,11 @@ usec_t replica_lease_until(const struct replica *r, usec_t now);
 /* Leader: how far a peer has stored (0: unknown), for status and planned moves. */
 uint64_t replica_match(const struct replica *r, member_t peer);
 /* The core's own part of a checkpoint (promise, base, epoch list, candidate,
- * config), as bytes to stand in front of the state machine's; and back. */
+ * config), as bytes to stand in front of the state machine's; and back. Encoding is
+ * taken as writing: the checkpoint goes to the journal in the same turn. */
 struct encoder;
 struct decoder;
-void replica_encode(const struct replica *r, uint64_t base_index, struct encoder *e);
+void replica_encode(struct replica *r, uint64_t base_index, struct encoder *e);
 /* Fills everything but entries and damage; epochs is malloc'ed, caller frees. The
  * caller raises promise to what the journal says. False: malformed. */
 bool replica_decode(struct decoder *d, struct replica_state *out);

@@ -167,6 +167,7 @@ static void apply(struct harness *h, struct node *n, const struct entry *e) {
     struct machine *m = &n->machine;
     cr_assert_eq(e->index, m->applied + 1, "applied out of order");
     cr_assert(e->body || e->type == ENTRY_EPOCH);
+    h->epoch_used[e->epoch] = true;
     m->applied = e->index;
     m->digest = fold(m->digest, e);
     if (e->type == ENTRY_BATCH) {
@@ -186,7 +187,9 @@ static void apply(struct harness *h, struct node *n, const struct entry *e) {
 
 static void leads(struct harness *h, struct node *n, uint64_t epoch) {
     cr_assert_lt(epoch, LOG_MAX);
-    cr_assert_eq(h->leader_of[epoch], 0, "epoch %lu taken twice", epoch);
+    /* Once more is harmless only when the first time left no trace: not even its record on the disk. */
+    cr_assert(h->leader_of[epoch] == 0 || h->leader_of[epoch] == n->id, "epoch %lu has two leaders", epoch);
+    cr_assert_not(h->epoch_used[epoch], "epoch %lu taken twice", epoch);
     h->leader_of[epoch] = n->id;
 }
 
@@ -258,6 +261,7 @@ static void do_numbered(struct node *n, enum record_type type, uint64_t number, 
 
 static void do_effect(struct harness *h, struct node *n, struct replica_effect *e) {
     n->seen[e->type]++;
+    n->seen_ever[e->type]++;
     switch (e->type) {
     case REPLICA_WRITE:
         journal_entry(n, R_WRITE, &e->entry);
@@ -276,6 +280,7 @@ static void do_effect(struct harness *h, struct node *n, struct replica_effect *
         break;
     case REPLICA_MARK_DAMAGED:
         do_numbered(n, R_DAMAGED, e->damage.number, 0);
+        n->unreadable = 0;
         break;
     case REPLICA_MARK_WHOLE:
         do_numbered(n, R_WHOLE, 0, 0);
@@ -298,6 +303,7 @@ static void do_effect(struct harness *h, struct node *n, struct replica_effect *
         n->snapshots[n->snapshots_count++] = e->peer;
         break;
     case REPLICA_SEND_APPEND:
+        h->epoch_used[e->append.epoch] = true;
         send(h, e, e->append.from, e->append.to);
         break;
     case REPLICA_SEND_APPENDED:
@@ -315,6 +321,10 @@ static void do_effect(struct harness *h, struct node *n, struct replica_effect *
         break;
     case REPLICA_LEADING:
         leads(h, n, e->epoch);
+        break;
+    case REPLICA_REPORT_ACTIVATED:
+        if (e->epoch > n->activated)
+            n->activated = e->epoch;
         break;
     case REPLICA_REPORT_SUPERSEDED:
         if (e->promise.epoch > n->superseded)
@@ -435,7 +445,7 @@ void restart(struct harness *h, member_t id) {
         }
 }
 
-void damage(struct harness *h, member_t id, size_t entries) {
+void damage(struct harness *h, member_t id, size_t entries, bool checkpoint_lost) {
     struct node *n = node_of(h, id);
     struct disk *d = &n->disk;
     cr_assert(!n->alive);
@@ -445,6 +455,13 @@ void damage(struct harness *h, member_t id, size_t entries) {
             d->candidate = 0;
         }
     entries_cut(d->entries, &d->count, entries < d->count ? entries : d->count);
+    if (checkpoint_lost) {
+        entries_cut(d->entries, &d->count, 0);
+        entries_cut(d->live, &d->live_count, 0);
+        body_drop(d->checkpoint);
+        d->checkpoint = NULL;
+        d->base_index = d->base_epoch = 0;
+    }
     d->damaged = true;
     /* From now on the journal begins like this. */
     while (n->count)
@@ -521,9 +538,9 @@ void checkpoint(struct harness *h, member_t id) {
 
 static void answer_fetch(struct harness *h, struct node *n, struct fetch f) {
     struct replica_effects fx = {0};
-    struct entry found[3];
+    struct entry found[READ_ENTRIES];
     size_t count = 0, bytes = 0;
-    while (count < 3 && bytes < REPLICA_APPEND_BYTES_MAX && f.from + count <= f.to &&
+    while (count < READ_ENTRIES && bytes < REPLICA_APPEND_BYTES_MAX && f.from + count <= f.to &&
            f.from + count != n->unreadable) {
         const struct entry *e = disk_find(&n->disk, f.from + count);
         if (!e)
@@ -705,7 +722,7 @@ struct replica_record first_epoch(struct harness *h, struct replica_set set) {
     return record;
 }
 
-static bool longer(const struct replica_sealed *a, const struct replica_sealed *b) {
+bool longer(const struct replica_sealed *a, const struct replica_sealed *b) {
     return a->last_epoch != b->last_epoch ? a->last_epoch > b->last_epoch : a->last_index > b->last_index;
 }
 

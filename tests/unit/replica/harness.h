@@ -17,7 +17,7 @@
 #include "base/xalloc.h"
 #include "replica/replica.h"
 
-enum { NODES_MAX = 6, LIVE_ENTRIES = 4, LOG_MAX = 8192 };
+enum { NODES_MAX = 6, LIVE_ENTRIES = 4, READ_ENTRIES = 3, LOG_MAX = 8192 };
 
 /* What the journal knows after replaying records. */
 struct disk {
@@ -89,9 +89,11 @@ struct node {
     bool manual_sync;                             /* only sync_node() syncs */
     bool deaf;                                    /* reseal() does not tell it */
     bool manual_reads;                            /* only read_node() answers FETCH and SNAPSHOT */
-    unsigned seen[64];                            /* effects by type */
-    uint64_t superseded;                          /* newest REPORT_SUPERSEDED */
-    struct replica_record record;                 /* newest it was told */
+    unsigned seen[64];                            /* effects by type since it started */
+    unsigned seen_ever[64];
+    uint64_t superseded;          /* newest REPORT_SUPERSEDED */
+    uint64_t activated;           /* newest REPORT_ACTIVATED */
+    struct replica_record record; /* newest it was told */
 };
 
 struct harness {
@@ -109,6 +111,7 @@ struct harness {
     uint64_t committed_digest[LOG_MAX];
     uint64_t committed;
     member_t leader_of[LOG_MAX];
+    bool epoch_used[LOG_MAX]; /* something of it was sent, or committed */
 };
 
 struct harness *harness_new(size_t count, const struct replica_options *options);
@@ -128,9 +131,11 @@ void checkpoint(struct harness *h, member_t id);
 /* Keeps `keep` records behind the synced ones (at most all there are). */
 void crash(struct harness *h, member_t id, size_t keep);
 void restart(struct harness *h, member_t id);
-/* Cuts the disk of a node that is not alive to `entries` readable entries. */
-void damage(struct harness *h, member_t id, size_t entries);
+/* Cuts the disk of a node that is not alive to `entries` readable entries behind
+ * its checkpoint, or takes that away too. */
+void damage(struct harness *h, member_t id, size_t entries, bool checkpoint_lost);
 void seal(struct harness *h, member_t id, uint64_t epoch, member_t candidate);
+bool longer(const struct replica_sealed *a, const struct replica_sealed *b);
 
 /* Delivers message i (0: the oldest); keep: a duplicate stays in flight. */
 void deliver(struct harness *h, size_t i, bool keep);

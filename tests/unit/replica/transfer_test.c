@@ -201,7 +201,7 @@ static struct harness *damaged(size_t entries) {
     propose_some(h, 1, 9);
     pass(h, USEC_S);
     crash(h, 3, 0);
-    damage(h, 3, entries);
+    damage(h, 3, entries, false);
     isolate(h, 3, true);
     restart(h, 3);
     return h;
@@ -327,7 +327,7 @@ Test(damage, a_copy_that_lost_its_checkpoint_gets_everything_anew) {
     replica_effects_free(&fx);
     /* That was dropped: the process died. On the disk it is as bad. */
     crash(h, n->id, 0);
-    damage(h, n->id, 0);
+    damage(h, n->id, 0, true);
     n->unreadable = 0;
     restart(h, n->id);
     pass(h, 5 * USEC_S);
@@ -342,7 +342,7 @@ Test(damage, everything_lost_is_remembered_as_an_empty_checkpoint) {
     propose_some(h, 1, 9);
     pass(h, USEC_S);
     crash(h, 3, 0);
-    damage(h, 3, 0);
+    damage(h, 3, 0, true);
     isolate(h, 3, true);
     restart(h, 3);
     pass(h, USEC_MS);
