@@ -142,10 +142,18 @@ void group_voters(struct controller *c) {
         usec_t since = detector_dead_since(c->detector, n->id);
         bool own = n->info.controller == c->self;
         bool dead = !own && since != USEC_NEVER;
-        all[count++] = (struct election_candidate){
-            .member = n->info.controller,
-            .alive = n->state != NODE_LEFT && (own || detector_node(c->detector, n->id) == DETECTOR_UP),
-            .replace = n->state == NODE_LEFT || (dead && now - since >= c->config->replace_after)};
+        if (n->state == NODE_LEFT) /* no candidate: its vote is taken out, the wanted number sinks */
+            continue;
+        all[count] =
+            (struct election_candidate){.member = n->info.controller,
+                                        .alive = own || detector_node(c->detector, n->id) == DETECTOR_UP,
+                                        .replace = dead && now - since >= c->config->replace_after};
+        if (own && count > 0) { /* the last of the list is taken out first: never the leader */
+            struct election_candidate first = all[0];
+            all[0] = all[count];
+            all[count] = first;
+        }
+        count++;
     }
     if (!election_next_voters(replica_voters(c->replica), all, count, &next))
         return;

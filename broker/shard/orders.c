@@ -14,6 +14,8 @@
 #include "base/xalloc.h"
 #include "shard/shard_private.h"
 
+enum { REPORTS_A_FRAME = 1024 };
+
 /* ---- records ---- */
 
 static bool record_of(const Mr__PartitionRecord *m, struct replica_record *out) {
@@ -158,6 +160,7 @@ static void on_record(struct shard *s, const Mr__PartitionRecord *m) {
         storage_partition(s, h);
     if (record.version < h->record.version)
         return;
+    bool again = record.version == h->record.version;
     h->record = record;
     h->settings = settings;
     h->dead_letter_partitions = m->dead_letter_partitions;
@@ -170,6 +173,8 @@ static void on_record(struct shard *s, const Mr__PartitionRecord *m) {
         connect(h);
     replica_on_record(h->partition->replica, &record, loop_now(s->loop), &h->partition->replica_effects);
     partition_run(h->partition, loop_now(s->loop));
+    if (again && mailbox_leading(h->partition->mailbox)) /* told again: it has not heard so */
+        orders_report(h, MR__REPORT_KIND__REPORT_LED, replica_epoch(h->partition->replica), 0);
     child_working_on(s->child, 0);
 }
 
@@ -193,6 +198,39 @@ static void on_members(struct shard_link *l, const struct frame *frame) {
         peers_members(l->shard, m);
 }
 
+static void add_led(Mr__Reports *m, struct hosted *h) {
+    Mr__Report *r = xmalloc(sizeof *r);
+    mr__report__init(r);
+    r->partition = h->id;
+    r->kind = MR__REPORT_KIND__REPORT_LED;
+    r->from = h->shard->self;
+    r->epoch = replica_epoch(h->partition->replica);
+    m->reports[m->n_reports++] = r;
+}
+
+static void send_reports(struct shard_link *l, Mr__Reports *m) {
+    if (m->n_reports)
+        link_send(l->link, FRAME_REPORTS, &m->base, NULL, 0);
+    for (size_t i = 0; i < m->n_reports; i++)
+        free(m->reports[i]);
+    m->n_reports = 0;
+}
+
+/* A controller that has just begun to lead knows of no epoch that it is led. */
+static void report_all_led(struct shard_link *l) {
+    Mr__Report *list[REPORTS_A_FRAME];
+    Mr__Reports m = MR__REPORTS__INIT;
+    m.reports = list;
+    for (struct hosted *h = l->shard->hosted; h; h = h->hh.next) {
+        if (!h->partition || !mailbox_leading(h->partition->mailbox))
+            continue;
+        add_led(&m, h);
+        if (m.n_reports == REPORTS_A_FRAME)
+            send_reports(l, &m);
+    }
+    send_reports(l, &m);
+}
+
 static void on_lead(struct shard_link *l, const struct frame *frame) {
     struct shard *s = l->shard;
     Mr__Lead *m = frame_read_lead(l->link, frame);
@@ -201,6 +239,7 @@ static void on_lead(struct shard_link *l, const struct frame *frame) {
     s->controller_term = m->term;
     LINKS_EACH(s, other)
     other->leads = other == l;
+    report_all_led(l);
 }
 
 /* ---- seals ---- */
@@ -286,12 +325,37 @@ void orders_send_turn(struct shard_link *l) {
 
 /* ---- drops and planned moves ---- */
 
+/* Not opened since the last start, because no record names this shard: what the
+ * journal has of it goes. Dropped before: it says so again. */
+static void drop_unhosted(struct shard_link *l, const Mr__DropReplica *m) {
+    struct shard *s = l->shard;
+    struct journal_partition jp = {0};
+    Mr__Report r = MR__REPORT__INIT, *list[] = {&r};
+    Mr__Reports reports = MR__REPORTS__INIT;
+    bool known = journal_get(s->journal, m->partition, &jp) && !jp.dropped;
+    if (known && jp.promise > m->epoch)
+        return; /* it has promised higher: the newer controller decides */
+    if (known) {
+        journal_write_drop(s->journal, m->partition, m->epoch);
+        log_info("partition %" PRIu64 " dropped at epoch %" PRIu64 ", not opened since the start",
+                 m->partition, m->epoch);
+    }
+    r.partition = m->partition;
+    r.kind = MR__REPORT_KIND__REPORT_DROPPED;
+    r.from = s->self;
+    r.epoch = m->epoch;
+    reports.reports = list;
+    reports.n_reports = 1;
+    link_send(l->link, FRAME_REPORTS, &reports.base, NULL, 0);
+}
+
 static void on_drop_replica(struct shard_link *l, const struct frame *frame) {
     Mr__DropReplica *m = frame_read_drop_replica(l->link, frame);
     struct hosted *h = m ? shard_find(l->shard, m->partition) : NULL;
+    if (!m)
+        return;
     if (!h || !h->partition) {
-        if (h) /* dropped before: say so again */
-            orders_report(h, MR__REPORT_KIND__REPORT_DROPPED, m->epoch, 0);
+        drop_unhosted(l, m);
         return;
     }
     if (replica_promise(h->partition->replica) > m->epoch) {

@@ -329,6 +329,7 @@ bool storage_partition(struct shard *s, struct hosted *h) {
         return false;
     }
     h->partition->user = h;
+    journal_set_aside(s->journal, h->id, false);
     partition_time(h->partition, loop_now(s->loop), loop_wall(s->loop));
     h->flushed_mark = replica_mark(h->partition->replica);
     return true;
