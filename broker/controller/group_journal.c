@@ -218,13 +218,16 @@ static void make_replica(struct controller *c, bool found) {
     if (jp.checkpointed && !all_lost &&
         journal_read_checkpoint(c->journal, GROUP_PARTITION, &body) == ERR_OK) {
         struct decoder d = decoder_of(body->data, body->size);
-        all_lost = !replica_decode(&d, &state) || !metadata_restore(c->metadata, &d, &c->changes);
+        /* journal_carry writes an empty one for a log that was never summed up: that is none */
+        bool none = body->size == 0 && jp.base_index == 0;
+        all_lost = !none && (!replica_decode(&d, &state) || !metadata_restore(c->metadata, &d, &c->changes));
     } else if (jp.checkpointed) {
         all_lost = true;
     }
     if (all_lost) {
         state = (struct replica_state){0};
         jp.damaged = true;
+        jp.damaged_from = 1;
         jp.base_index = jp.base_epoch = jp.last_index = 0;
     }
     state.base_index = c->checkpoint_base = jp.base_index;

@@ -265,15 +265,20 @@ static struct entry *log_of(struct shard *s, const struct journal_partition *jp,
     return entries;
 }
 
-/* Replica's part of the checkpoint into *state; *d is left at the mailbox's. */
+/* Replica's part of the checkpoint into *state; *d is left at the mailbox's. NULL
+ * with *lost: there is one that cannot be read; without: there is none. */
 static struct body *read_checkpoint(struct shard *s, const struct journal_partition *jp,
-                                    struct replica_state *state, struct decoder *d) {
+                                    struct replica_state *state, struct decoder *d, bool *lost) {
     struct body *body = NULL;
-    if (journal_read_checkpoint(s->journal, jp->id, &body) != ERR_OK)
+    *lost = journal_read_checkpoint(s->journal, jp->id, &body) != ERR_OK;
+    if (*lost)
         return NULL;
     *d = decoder_of(body->data, body->size);
-    if (replica_decode(d, state))
+    /* journal_carry writes an empty one for a log that was never summed up: that is none */
+    bool none = body->size == 0 && jp->base_index == 0;
+    if (!none && replica_decode(d, state))
         return body;
+    *lost = !none;
     body_drop(body);
     return NULL;
 }
@@ -283,14 +288,13 @@ static struct partition *recover(struct shard *s, struct hosted *h, struct journ
     struct body *checkpoint = NULL;
     struct decoder d = {0};
     bool all_lost = jp->damaged && jp->damaged_from <= jp->base_index;
-    if (jp->checkpointed && !all_lost) {
-        checkpoint = read_checkpoint(s, jp, &state, &d);
-        all_lost = !checkpoint;
-    }
+    if (jp->checkpointed && !all_lost)
+        checkpoint = read_checkpoint(s, jp, &state, &d, &all_lost);
     if (all_lost) {
         /* nothing here can be trusted but the promise: everything comes anew from the others */
         state = (struct replica_state){0};
         jp->damaged = true;
+        jp->damaged_from = 1;
         jp->base_index = jp->base_epoch = jp->last_index = 0;
     }
     state.base_index = jp->base_index;
