@@ -18,7 +18,8 @@ struct commit_thread {
     pthread_mutex_t mutex;
     pthread_cond_t work;
     struct queue turns;  /* under the mutex */
-    struct queue chores; /* under the mutex */
+    struct queue chores; /* under the mutex: their turns may still be queued */
+    struct queue ready;  /* the thread's own: the turns before them are done */
     bool stop;           /* under the mutex */
 };
 
@@ -33,48 +34,50 @@ static void queue_add(struct queue *q, struct journal_job *job) {
     q->end = &job->next;
 }
 
-static void do_turns(struct commit_thread *t) {
-    struct journal_job *list = t->turns.first;
+static void queue_append(struct queue *to, struct queue *from) {
+    if (!from->first)
+        return;
+    *to->end = from->first;
+    to->end = from->end;
+    queue_clear(from);
+}
+
+/* One step, so that turns do not wait for the whole. */
+static void do_chore(struct queue *ready) {
+    struct journal_job *job = ready->first, *next = job->next;
+    if (job_step(job))
+        return;
+    ready->first = next;
+    if (!next)
+        queue_clear(ready);
+}
+
+/* What came in, in order: a chore is ready once the turns that were queued before
+ * it are done. */
+static struct journal_job *take(struct commit_thread *t) {
+    struct journal_job *turns = t->turns.first;
     queue_clear(&t->turns);
-    pthread_mutex_unlock(&t->mutex);
-    job_run_turns(list);
-    pthread_mutex_lock(&t->mutex);
-}
-
-static void queue_return(struct queue *q, struct journal_job *job) {
-    job->next = q->first;
-    if (!q->first)
-        q->end = &job->next;
-    q->first = job;
-}
-
-/* One step. The job is out of the queue meanwhile: it may be freed, and others
- * may come in behind it. */
-static void do_chore(struct commit_thread *t) {
-    struct journal_job *job = t->chores.first;
-    t->chores.first = job->next;
-    if (!job->next)
-        queue_clear(&t->chores);
-    pthread_mutex_unlock(&t->mutex);
-    bool more = job_step(job);
-    pthread_mutex_lock(&t->mutex);
-    if (more)
-        queue_return(&t->chores, job);
+    queue_append(&t->ready, &t->chores);
+    return turns;
 }
 
 static void *commit_main(void *arg) {
     struct commit_thread *t = arg;
     pthread_mutex_lock(&t->mutex);
     for (;;) {
-        if (t->turns.first)
-            do_turns(t);
-        if (t->chores.first)
-            do_chore(t);
-        if (t->turns.first || t->chores.first)
+        struct journal_job *turns = take(t);
+        if (!turns && !t->ready.first) {
+            if (t->stop)
+                break;
+            pthread_cond_wait(&t->work, &t->mutex);
             continue;
-        if (t->stop)
-            break;
-        pthread_cond_wait(&t->work, &t->mutex);
+        }
+        pthread_mutex_unlock(&t->mutex);
+        if (turns)
+            job_run_turns(turns);
+        if (t->ready.first)
+            do_chore(&t->ready);
+        pthread_mutex_lock(&t->mutex);
     }
     pthread_mutex_unlock(&t->mutex);
     return NULL;
@@ -87,6 +90,7 @@ struct commit_thread *commit_thread_start(void) {
     pthread_cond_init(&t->work, NULL);
     queue_clear(&t->turns);
     queue_clear(&t->chores);
+    queue_clear(&t->ready);
     /* signals belong to the owner's thread */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -33,7 +33,9 @@ struct journal {
     uint32_t victim;    /* segment being reclaimed; 0: none */
     struct scan copies; /* its records */
     bool copies_loaded;
-    size_t copied; /* how far in them */
+    size_t copied;  /* how far in them */
+    size_t covered; /* how many of its partitions are known to be covered and synced */
+    size_t carried; /* how many were looked at for those without an owner */
     struct leaving *leaving;
     size_t leaving_count, leaving_capacity;
     struct journal_statistics statistics;

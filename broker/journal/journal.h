@@ -238,10 +238,12 @@ enum journal_progress {
     JOURNAL_WAITS   /* for a sync, or for checkpoints: see journal_needs_checkpoint */
 };
 /* One bounded step, between turns: drop a dead segment, or copy at most 1 MiB of
- * a mostly dead one forward. What it writes goes with the next flush. */
+ * a mostly dead one forward (reads the disk). What it writes goes with the next
+ * flush. */
 enum journal_progress journal_reclaim(struct journal *j);
-/* Partitions that keep the segment to be reclaimed next from going. For each
- * write a checkpoint, or journal_carry it. `each` may write. Returns how many. */
+/* Partitions that keep the segment to be reclaimed next from going: some thousands
+ * at most in one call, the rest later. For each write a checkpoint, or
+ * journal_carry it. `each` may write. Returns how many. */
 size_t journal_needs_checkpoint(struct journal *j, void (*each)(void *ctx, uint64_t partition), void *ctx);
 /* Write the checkpoint there is once more (an empty one if there is none), for a
  * partition whose owner cannot sum it up now. */

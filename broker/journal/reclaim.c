@@ -19,7 +19,8 @@
 
 enum {
     RECLAIM_STEP_BYTES = 1 << 20,
-    RECLAIM_STEP_RECORDS = 4096,
+    RECLAIM_STEP_COPIES = 256,    /* each a read */
+    RECLAIM_STEP_LOOKS = 4096,    /* records or partitions looked at */
     RECLAIM_LIVE_PERCENT = 25,    /* below: mostly dead */
     RECLAIM_CROWDED_PERCENT = 90, /* over the space target: below, copying gains something */
     RECLAIM_ROUND_PERCENT = 50    /* still referenced after the checkpoints: not worth it */
@@ -36,6 +37,7 @@ void journal_set_aside(struct journal *j, uint64_t partition, bool aside) {
     struct partition *p = partition_find(&j->state, partition);
     if (p)
         p->aside = aside;
+    j->carried = 0; /* the victim's may have been looked at already */
 }
 
 void journal_carry(struct journal *j, uint64_t partition) {
@@ -67,23 +69,13 @@ void journal_carry(struct journal *j, uint64_t partition) {
 
 enum cover { COVER_NONE, COVER_WRITTEN, COVER_SYNCED };
 
-static bool held_elsewhere_before(const struct journal *j, uint64_t id, uint32_t number) {
-    for (size_t i = 0; i < j->state.segments_count && j->state.segments[i]->number < number; i++) {
-        const struct segment *g = j->state.segments[i];
-        for (size_t n = 0; n < g->partitions_count; n++)
-            if (g->partitions[n] == id)
-                return true;
-    }
-    return false;
-}
-
 /* What the segment says of the partition is said again in a newer one. */
 static enum cover covered(const struct journal *j, uint64_t id, const struct segment *g) {
     const struct partition *p = partition_find(&j->state, id);
     if (!p)
         return COVER_SYNCED;
-    if (p->dropped && p->forgotten && p->ticket <= j->synced && !held_elsewhere_before(j, id, g->number))
-        return COVER_SYNCED;
+    if (p->dropped && p->forgotten && p->ticket <= j->synced && p->holders == 1)
+        return COVER_SYNCED; /* nothing older is left that it would have to contradict */
     if (p->reset.segment <= g->number)
         return COVER_NONE;
     return p->ticket <= j->synced ? COVER_SYNCED : COVER_WRITTEN;
@@ -134,27 +126,46 @@ static struct segment *choose(struct journal *j) {
     return oldest;
 }
 
+/* The same for the victim. What is covered and synced stays so: each partition is
+ * looked at once. */
+static enum cover victim_covered(struct journal *j, const struct segment *g) {
+    while (j->covered < g->partitions_count) {
+        enum cover c = covered(j, g->partitions[j->covered], g);
+        if (c != COVER_SYNCED)
+            return c;
+        j->covered++;
+    }
+    return COVER_SYNCED;
+}
+
+static void victim_clear(struct journal *j) {
+    scan_free(&j->copies);
+    j->copies_loaded = false;
+    j->victim = 0;
+    j->copied = j->covered = j->carried = 0;
+}
+
 static struct segment *victim(struct journal *j) {
     struct segment *g = j->victim ? segment_find(&j->state, j->victim) : NULL;
     if (g)
         return g;
+    victim_clear(j);
     g = choose(j);
     j->victim = g ? g->number : 0;
-    scan_free(&j->copies);
-    j->copies_loaded = false;
-    j->copied = 0;
     return g;
 }
 
 size_t journal_needs_checkpoint(struct journal *j, void (*each)(void *ctx, uint64_t partition), void *ctx) {
     struct segment *g = victim(j);
     size_t wanted = 0;
-    if (!g)
+    if (!g || victim_covered(j, g) == COVER_SYNCED)
         return 0;
-    uint64_t *ids = xcalloc(g->partitions_count + 1, sizeof *ids);
-    for (size_t i = 0; i < g->partitions_count; i++)
-        if (covered(j, g->partitions[i], g) == COVER_NONE)
-            ids[wanted++] = g->partitions[i];
+    size_t looks = g->partitions_count - j->covered;
+    looks = looks < RECLAIM_STEP_LOOKS ? looks : RECLAIM_STEP_LOOKS;
+    uint64_t *ids = xcalloc(looks, sizeof *ids);
+    for (size_t i = 0; i < looks; i++)
+        if (covered(j, g->partitions[j->covered + i], g) == COVER_NONE)
+            ids[wanted++] = g->partitions[j->covered + i];
     for (size_t i = 0; i < wanted; i++)
         each(ctx, ids[i]);
     free(ids);
@@ -238,12 +249,13 @@ static void lose_rest(struct journal *j, uint32_t segment) {
 }
 
 static void copy_step(struct journal *j, const struct segment *g) {
-    size_t bytes = 0, records = 0;
+    size_t bytes = 0, looks = 0, copies = 0;
     while (g->refs > 0 && j->copied < j->copies.count && bytes < RECLAIM_STEP_BYTES &&
-           records++ < RECLAIM_STEP_RECORDS) {
+           copies < RECLAIM_STEP_COPIES && looks++ < RECLAIM_STEP_LOOKS) {
         const struct scan_item *item = &j->copies.items[j->copied++];
-        if (names_bytes(item))
-            bytes += copy_record(j, g, item);
+        size_t copied = names_bytes(item) ? copy_record(j, g, item) : 0;
+        bytes += copied;
+        copies += copied > 0;
     }
     j->statistics.moved_bytes += bytes;
     if (g->refs > 0 && j->copied == j->copies.count)
@@ -268,9 +280,7 @@ static void leave(struct journal *j, uint32_t number) {
     xgrow(&j->leaving, &j->leaving_capacity, j->leaving_count + 1, sizeof *j->leaving);
     j->leaving[j->leaving_count++] = (struct leaving){g, j->state.ticket};
     writer_add(&j->writer, &(struct record){.kind = RECORD_REMOVED, .index = number}, NULL, 0, NULL);
-    j->victim = 0;
-    scan_free(&j->copies);
-    j->copies_loaded = false;
+    victim_clear(j);
 }
 
 static bool remove_left(struct journal *j) {
@@ -292,14 +302,14 @@ static bool remove_left(struct journal *j) {
 /* Tombstones and what has been set aside have no owner to ask. */
 static bool carry_ownerless(struct journal *j, const struct segment *g) {
     size_t carried = 0;
-    for (size_t i = 0; i < g->partitions_count && carried < RECLAIM_STEP_RECORDS; i++) {
-        const struct partition *p = partition_find(&j->state, g->partitions[i]);
+    for (size_t n = 0; n < RECLAIM_STEP_LOOKS && j->carried < g->partitions_count; n++) {
+        const struct partition *p = partition_find(&j->state, g->partitions[j->carried++]);
         if (!p || !(p->dropped || p->aside) || covered(j, p->id, g) != COVER_NONE)
             continue;
         journal_carry(j, p->id);
         carried++;
     }
-    return carried > 0;
+    return carried > 0 || j->carried < g->partitions_count;
 }
 
 /* Everything newer is synced, and still most of it is needed. */
@@ -307,7 +317,7 @@ static bool give_up(struct journal *j, struct segment *g) {
     if (j->copied > 0 || too_much_used(j) || below(g->held, g->bytes, RECLAIM_ROUND_PERCENT))
         return false;
     g->tried = true;
-    j->victim = 0;
+    victim_clear(j);
     return true;
 }
 
@@ -318,7 +328,7 @@ enum journal_progress journal_reclaim(struct journal *j) {
         return worked ? JOURNAL_WORKED : j->leaving_count ? JOURNAL_WAITS : JOURNAL_IDLE;
     if (carry_ownerless(j, g))
         return JOURNAL_WORKED;
-    if (all_covered(j, g) != COVER_SYNCED)
+    if (victim_covered(j, g) != COVER_SYNCED)
         return worked ? JOURNAL_WORKED : JOURNAL_WAITS;
     if (g->refs > 0) {
         if (give_up(j, g))

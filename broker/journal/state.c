@@ -35,9 +35,13 @@ struct segment *segment_add(struct state *s, uint32_t number, uint32_t bytes, ui
     return g;
 }
 
-struct segment *segment_find(const struct state *s, uint32_t number) {
+struct segment *segment_find(struct state *s, uint32_t number) {
+    if (s->recent && s->recent->number == number)
+        return s->recent;
     size_t at = segment_place(s, number);
-    return at < s->segments_count && s->segments[at]->number == number ? s->segments[at] : NULL;
+    if (at == s->segments_count || s->segments[at]->number != number)
+        return NULL;
+    return s->recent = s->segments[at];
 }
 
 struct segment *segment_head(const struct state *s) {
@@ -49,6 +53,12 @@ struct segment *segment_take(struct state *s, uint32_t number) {
     size_t at = segment_place(s, number);
     CHECK(at < s->segments_count && s->segments[at]->number == number);
     struct segment *g = s->segments[at];
+    for (size_t i = 0; i < g->partitions_count; i++) {
+        struct partition *p = partition_find(s, g->partitions[i]);
+        if (p)
+            p->holders--;
+    }
+    s->recent = NULL;
     s->segments_count--;
     memmove(s->segments + at, s->segments + at + 1, (s->segments_count - at) * sizeof *s->segments);
     return g;
@@ -63,6 +73,7 @@ void segment_note(struct segment *g, struct partition *p) {
     if (p->noted == g->number)
         return;
     p->noted = g->number;
+    p->holders++;
     xgrow(&g->partitions, &g->partitions_capacity, g->partitions_count + 1, sizeof *g->partitions);
     g->partitions[g->partitions_count++] = p->id;
 }

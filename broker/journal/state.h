@@ -55,7 +55,8 @@ struct partition {
     bool reached;           /* replay: is past `reset` */
     bool dropped, damaged, promise_lost, aside, forgotten;
     uint64_t damaged_from;
-    uint32_t noted; /* the last segment whose partitions name this one */
+    uint32_t noted;   /* the last segment whose partitions name this one */
+    uint32_t holders; /* how many segments' partitions name it */
     UT_hash_handle hh;
 };
 
@@ -77,7 +78,8 @@ struct state {
     struct partition *partitions; /* uthash by id */
     struct segment **segments;    /* ascending by number; the last is the head */
     size_t segments_count, segments_capacity;
-    uint64_t ticket; /* of the turn being built */
+    struct segment *recent; /* what segment_find found last */
+    uint64_t ticket;        /* of the turn being built */
     uint8_t batch_type;
 };
 
@@ -86,9 +88,9 @@ void state_free(struct state *s);
 /* ---- segments ---- */
 
 struct segment *segment_add(struct state *s, uint32_t number, uint32_t bytes, uint32_t end);
-struct segment *segment_find(const struct state *s, uint32_t number);
+struct segment *segment_find(struct state *s, uint32_t number);
 struct segment *segment_head(const struct state *s);
-/* Out of the list; the caller frees it with segment_free. */
+/* Out of the list, holding nothing any more; the caller frees it with segment_free. */
 struct segment *segment_take(struct state *s, uint32_t number);
 void segment_free(struct segment *g);
 void segment_note(struct segment *g, struct partition *p);

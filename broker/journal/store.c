@@ -157,6 +157,14 @@ static void spare_drop(struct store *s) {
     s->spare = NULL;
 }
 
+static uint64_t step_bytes(struct store *s) {
+    uint64_t step = 2 * s->written;
+    s->written = 0;
+    if (step < STORE_FILL_STEP_BYTES_MIN)
+        return STORE_FILL_STEP_BYTES_MIN;
+    return step < STORE_FILL_STEP_BYTES_MAX ? step : STORE_FILL_STEP_BYTES_MAX;
+}
+
 bool store_fill_step(struct store *s) {
     char path[STORE_PATH_BYTES_MAX];
     if (store_failed(s))
@@ -170,7 +178,7 @@ bool store_fill_step(struct store *s) {
             return false;
         }
     }
-    if (s->spare_filled < s->segment_bytes && fill(s, STORE_FILL_STEP_BYTES) != 0) {
+    if (s->spare_filled < s->segment_bytes && fill(s, step_bytes(s)) != 0) {
         spare_drop(s);
         return false;
     }
@@ -181,7 +189,7 @@ static int take_spare(struct store *s, const char *to, struct disk_file **out) {
     char path[STORE_PATH_BYTES_MAX];
     store_path(s, spare_name, path);
     while (s->spare_filled < s->segment_bytes) {
-        int error = fill(s, STORE_FILL_STEP_BYTES);
+        int error = fill(s, STORE_FILL_STEP_BYTES_MAX);
         if (error)
             return error;
     }
@@ -228,6 +236,8 @@ int store_write(struct store *s, uint32_t number, uint64_t offset, const struct 
     struct store_file *f = file_hold(s, number);
     CHECK(f);
     int error = s->disk->write(s->disk, f->file, offset, pieces, count);
+    for (size_t i = 0; i < count; i++)
+        s->written += pieces[i].iov_len;
     file_release(s, f);
     return store_fail(s, error, "write", name);
 }

@@ -22,7 +22,11 @@
 #include "base/err.h"
 #include "journal/disk.h"
 
-enum { STORE_PATH_BYTES_MAX = 4096, STORE_FILL_STEP_BYTES = 4 << 20 };
+enum {
+    STORE_PATH_BYTES_MAX = 4096,
+    STORE_FILL_STEP_BYTES_MIN = 256 << 10, /* short: a turn may wait for a step */
+    STORE_FILL_STEP_BYTES_MAX = 4 << 20
+};
 
 struct store_file {
     uint32_t number;
@@ -44,6 +48,7 @@ struct store {
     size_t count, capacity;
     struct disk_file *spare; /* being filled, or full */
     uint64_t spare_filled;
+    uint64_t written; /* since the last step of filling */
     _Atomic uint64_t free_bytes;
     _Atomic bool failed;
 };
@@ -74,8 +79,9 @@ int store_sync(struct store *s, uint32_t number);
 int store_remove(struct store *s, uint32_t number);
 /* Close it; the name is somebody else's matter. */
 void store_forget(struct store *s, uint32_t number);
-/* Fill the spare by one step (STORE_FILL_STEP_BYTES); true while more is to do. A
- * full disk is no failure here: there is just no spare. */
+/* Fill the spare by one step; true while more is to do. A step is twice what was
+ * written since the last one, so that the spare is full when it is needed. A full
+ * disk is no failure here: there is just no spare. */
 bool store_fill_step(struct store *s);
 void store_measure(struct store *s);
 
