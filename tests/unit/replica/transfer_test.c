@@ -356,3 +356,56 @@ Test(damage, everything_lost_is_remembered_as_an_empty_checkpoint) {
     all_agree(h);
     harness_free(h);
 }
+
+/* A late checkpoint below what it has answered for must not take that away. */
+Test(transfer, a_log_that_has_the_checkpoints_entry_is_not_replaced) {
+    struct harness *h = harness_new(3, &small);
+    first_epoch(h, SET(1, 2, 3));
+    propose_some(h, 1, 9);
+    pass(h, USEC_S);
+    struct node *n = node_of(h, 3);
+    struct replica_effects fx = {0};
+    struct replica_piece m = {.from = 1, .to = 3, .epoch = 1, .base_index = 5, .base_epoch = 1};
+    m.state = body_copy("x", 1);
+    replica_on_piece(n->r, &m, h->now, &fx);
+    cr_assert_eq(fx.count, 1);
+    cr_assert(fx.items[0].pieced.done);
+    cr_assert_eq(last_of(h, 3), 10);
+    body_drop(m.state);
+    replica_effects_free(&fx);
+    harness_free(h);
+}
+
+/* What a peer said before its disk was damaged proves nothing about what it has now. */
+Test(damage, an_answer_from_before_the_damage_is_not_believed) {
+    struct harness *h = harness_new(3, &small);
+    first_epoch(h, SET(1, 2, 3));
+    pass(h, USEC_S);
+    isolate(h, 2, true);
+    h->cut[2][0] = true;
+    propose(h, 1, "a");
+    settle(h);
+    cr_assert_eq(last_of(h, 3), 2);
+    struct node *leader = node_of(h, 1);
+    struct replica_effects fx = {0};
+    struct replica_appended report = {.from = 3,
+                                      .to = 1,
+                                      .epoch = 1,
+                                      .status = REPLICA_APPEND_MISMATCH,
+                                      .verified = 1,
+                                      .damaged = true,
+                                      .damage = 9 << 20,
+                                      .sent_at = h->now};
+    struct replica_appended late = {.from = 3,
+                                    .to = 1,
+                                    .epoch = 1,
+                                    .status = REPLICA_APPEND_STORED,
+                                    .verified = 2,
+                                    .damage = 8 << 20,
+                                    .sent_at = h->now};
+    replica_on_appended(leader->r, &report, h->now, &fx);
+    replica_on_appended(leader->r, &late, h->now, &fx);
+    cr_assert_eq(commit_of(h, 1), 1);
+    replica_effects_free(&fx);
+    harness_free(h);
+}
