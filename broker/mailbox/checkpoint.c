@@ -84,6 +84,7 @@ static void subscription_write(struct subscription *s, struct encoder *e) {
     counters_of(s, counters);
     encode_string(e, s->name);
     encode_varint(e, s->id);
+    encode_varint(e, s->born);
     encode_varint(e, s->start);
     encode_varint(e, s->absent);
     for (size_t i = 0; i < 5; i++)
@@ -233,12 +234,14 @@ static bool subscription_read(struct mailbox *m, struct decoder *d) {
     char name[NAME_BYTES_MAX + 1];
     uint64_t *counters[5], sum = 0;
     decode_string(d, name, sizeof name);
-    uint64_t id = decode_varint(d), start = decode_varint(d), absent = decode_varint(d);
+    uint64_t id = decode_varint(d), born = decode_varint(d), start = decode_varint(d),
+             absent = decode_varint(d);
     if (d->failed || id == 0 || id >= m->next_subscription || subscription_find(m, name) ||
         start > m->next_offset || subscription_by_id(m, id))
         return false;
     struct subscription *s = subscription_make(m, name, id);
     counters_of(s, counters);
+    s->born = born;
     s->start = start;
     s->absent = absent;
     for (size_t i = 0; i < 5; i++)

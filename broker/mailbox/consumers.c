@@ -239,8 +239,10 @@ void mailbox_credit(struct mailbox *m, const struct consumer_id *consumer, const
 /* ---- limbo: what earlier epochs may have delivered ---- */
 
 /* [first, end) has one mark and no span; is it what the consumer says it holds? */
-static bool hold_stands(const struct mailbox *m, const struct mark *mark, const struct mailbox_hold *held) {
-    return !mark->intent && mark->number == held->delivery_number && held->epoch < m->epoch;
+static bool hold_stands(const struct mailbox *m, const struct subscription *s, const struct mark *mark,
+                        const struct mailbox_hold *held) {
+    return !mark->intent && mark->number == held->delivery_number && held->epoch < m->epoch &&
+           held->epoch >= s->born;
 }
 
 static void hold_range(struct mailbox *m, struct subscription *s, struct consumer *c,
@@ -248,7 +250,7 @@ static void hold_range(struct mailbox *m, struct subscription *s, struct consume
     struct mark mark;
     for (uint64_t at = first, stop; at < end; at = stop) {
         stop = mark_run(s, at, end, &mark);
-        if (!hold_stands(m, &mark, held))
+        if (!hold_stands(m, s, &mark, held))
             continue;
         for (uint64_t free_at = at, free_end; ranges_gap(&s->leases, &free_at, stop, &free_end);
              free_at = free_end) {
@@ -268,6 +270,21 @@ void consumer_holds(struct mailbox *m, struct subscription *s, struct consumer *
         hold_range(m, s, c, held, at, stop);
 }
 
+/* Exclusive: who holds something was the one to be served. */
+static void come_first(struct mailbox *m, struct consumer *c, struct mailbox_effects *fx) {
+    struct subscription *s = c->subscription;
+    struct consumer *before = s->attached;
+    if (m->settings.dispatch != DISPATCH_EXCLUSIVE || before == c)
+        return;
+    DL_DELETE(s->attached, c);
+    DL_PREPEND(s->attached, c);
+    if (before->credit)
+        credit_back(before, fx);
+    consumer_requeue(before);
+    consumer_requeue(c);
+    dispatch_touch(s);
+}
+
 void mailbox_hold(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
                   const struct mailbox_hold *held, size_t count, usec_t now, struct mailbox_effects *fx) {
     struct subscription *s = m->leading ? subscription_find(m, subscription) : NULL;
@@ -277,12 +294,14 @@ void mailbox_hold(struct mailbox *m, const struct consumer_id *consumer, const c
     m->now = now;
     for (size_t i = 0; i < count; i++)
         consumer_holds(m, s, c, &held[i]);
+    if (c->unsettled && s->attached->unsettled == 0)
+        come_first(m, c, fx);
     dispatch_all(m, fx);
 }
 
 /* The stretch from `at` in one state; true if nothing is known of it but that it is unsettled. */
 static bool unheld(const struct subscription *s, uint64_t at, uint64_t end, uint64_t *stop) {
-    const struct ranges *maps[] = {&s->settled, &s->leases, &s->back, &s->returned, &s->delayed};
+    const struct ranges *maps[] = {&s->settled, &s->leases, &s->back, &s->delayed};
     struct mark mark;
     bool unknown = true;
     *stop = mark_run(s, at, end, &mark);

@@ -15,10 +15,6 @@ enum {
     LAG_MAX = QUANTUM_MAX /* how much a consumer that lacked credit catches up on others */
 };
 
-bool dispatch_ordered(const struct mailbox *m) {
-    return m->settings.dispatch == DISPATCH_EXCLUSIVE || m->settings.dispatch == DISPATCH_KEY;
-}
-
 void dispatch_touch(struct subscription *s) {
     s->dirty = true;
 }
@@ -126,12 +122,10 @@ static bool next_back(struct subscription *s, struct next *n) {
     return true;
 }
 
-/* Exclusive: nothing overtakes what is coming back or delayed. */
+/* Exclusive: nothing overtakes what is delayed. */
 static bool keep_order(const struct subscription *s, struct next *n) {
     if (s->mailbox->settings.dispatch != DISPATCH_EXCLUSIVE)
         return true;
-    if (s->returning || (s->mailbox->limbo && !n->back))
-        return false;
     const struct range *delayed = ranges_from(&s->delayed, 0);
     if (delayed && delayed->first <= n->first)
         return false;
@@ -208,9 +202,28 @@ void dispatch_announce_all(struct subscription *s, struct mailbox_effects *fx) {
     }
 }
 
+/* Consumers that are not served may hold what earlier epochs gave them. */
+static bool others_hold(const struct subscription *s) {
+    struct consumer *c;
+    DL_FOREACH(s->attached, c)
+    if (c != s->attached && c->unsettled)
+        return true;
+    return false;
+}
+
+/* Ordered dispatch stands still while something may come back in front. */
+static bool order_waits(const struct mailbox *m, const struct subscription *s) {
+    if (m->settings.dispatch == DISPATCH_EXCLUSIVE)
+        return m->limbo || s->returning || others_hold(s);
+    return m->settings.dispatch == DISPATCH_KEY && (m->limbo || s->returning_nobodys);
+}
+
 static void dispatch_one(struct mailbox *m, struct subscription *s, struct mailbox_effects *fx) {
     s->dirty = false;
-    s->reason = keys_used(m) ? keys_dispatch(m, s, fx) : dispatch_runs(m, s, fx);
+    if (order_waits(m, s))
+        s->reason = WAIT_NOTHING;
+    else
+        s->reason = keys_used(m) ? keys_dispatch(m, s, fx) : dispatch_runs(m, s, fx);
     bool waiting = s->reason == WAIT_CREDIT;
     if (waiting && !s->waiting)
         dispatch_announce_all(s, fx);

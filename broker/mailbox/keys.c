@@ -313,25 +313,6 @@ static bool place(struct run *run, uint64_t offset) {
     return true;
 }
 
-static void place_returned(struct run *run) {
-    struct subscription *s = run->s;
-    const struct range *r;
-    while ((r = ranges_from(&s->returned, 0))) {
-        uint64_t offset = r->first;
-        uint32_t hash = key_of(s, offset);
-        struct key_state *k = hash ? key_find(s, hash) : NULL;
-        ranges_clear(&s->returned, offset, offset + 1);
-        if (!k) {
-            ranges_add(&s->back, offset, offset + 1);
-            continue;
-        }
-        /* Parked while it still counts as waiting, so that the key stays where it is. */
-        key_park(s, k, offset);
-        offsets_remove(&k->waiting, offset);
-        key_settle(s, k);
-    }
-}
-
 /* Parked messages that were settled meanwhile are found here. */
 static bool next_parked(struct subscription *s, struct key_state *k, uint64_t *offset) {
     while (k->parked.count) {
@@ -343,14 +324,15 @@ static bool next_parked(struct subscription *s, struct key_state *k, uint64_t *o
     return false;
 }
 
-static void serve_parked(struct run *run, struct key_state *k) {
+/* Those below `limit`. */
+static void serve_parked(struct run *run, struct key_state *k, uint64_t limit) {
     uint64_t offset;
     while (next_parked(run->s, k, &offset)) {
         if (limits_expired(run->m, batches_at(&run->m->batches, offset))) {
             limits_expire_soon(run->m);
             return;
         }
-        struct consumer *c = key_taker(run, k->hash, offset);
+        struct consumer *c = offset < limit ? key_taker(run, k->hash, offset) : NULL;
         if (!c)
             return;
         key_unpark(run->s, k);
@@ -361,67 +343,85 @@ static void serve_parked(struct run *run, struct key_state *k) {
 }
 
 /* Of one owner, or of nobody. */
-static void serve_list(struct run *run, struct key_state *list, const struct consumer *owner) {
+static void serve_list(struct run *run, struct key_state *list, const struct consumer *owner,
+                       uint64_t limit) {
     struct key_state *k, *next;
     for (k = list; k && (owner ? has_credit(run, owner) : dispatch_pick(run->s) != NULL); k = next) {
         next = k->parked_next;
-        serve_parked(run, k);
+        serve_parked(run, k, limit);
     }
 }
 
+/* What is parked and does not come after something that has come back. */
 static void serve_all(struct run *run) {
+    struct subscription *s = run->s;
+    const struct range *back = ranges_from(&s->back, 0);
+    uint64_t limit = back ? back->first : UINT64_MAX;
     struct consumer *c;
-    serve_list(run, run->s->parked_keys, NULL);
-    DL_FOREACH(run->s->attached, c)
+    if (s->parked == 0)
+        return;
+    serve_list(run, s->parked_keys, NULL, limit);
+    DL_FOREACH(s->attached, c)
     if (c->credit && !c->lost)
-        serve_list(run, c->parked_keys, c);
+        serve_list(run, c->parked_keys, c, limit);
 }
 
 static enum wait_reason nobody(const struct subscription *s) {
     return s->attached ? WAIT_CREDIT : WAIT_CONSUMER;
 }
 
-static bool next_offset(struct subscription *s, uint64_t *offset, bool *back) {
-    struct batch_record *b;
-    uint64_t stop;
-    const struct range *r = ranges_from(&s->back, 0);
-    *back = r != NULL;
-    if (r)
-        *offset = r->first;
-    else if (s->mailbox->limbo || s->returning_nobodys || !dispatch_fresh(s, offset, &stop, &b))
-        return false;
-    return true;
+/* May this one be placed now? WAIT_NOTHING: yes. */
+static enum wait_reason place_one(struct run *run, uint64_t offset) {
+    struct subscription *s = run->s;
+    if (limits_expired(run->m, batches_at(&run->m->batches, offset))) {
+        limits_expire_soon(run->m);
+        return WAIT_KEY;
+    }
+    if (run->consumer && !has_credit(run, run->consumer))
+        run_flush(run);
+    return dispatch_pick(s) && place(run, offset) ? WAIT_NOTHING : nobody(s);
 }
 
-static enum wait_reason place_new(struct run *run) {
+/* In the order of offsets; what is counted as waiting is so until it is placed. */
+static enum wait_reason place_back(struct run *run) {
     struct subscription *s = run->s;
-    uint64_t offset;
-    bool back;
-    while (s->parked < MAILBOX_PARKED_MAX && next_offset(s, &offset, &back)) {
-        if (limits_expired(run->m, batches_at(&run->m->batches, offset))) {
-            limits_expire_soon(run->m);
-            break;
-        }
-        if (run->consumer && !has_credit(run, run->consumer))
-            run_flush(run);
-        if (!dispatch_pick(s) || !place(run, offset))
-            return nobody(s);
-        if (back)
-            ranges_clear(&s->back, offset, offset + 1);
-        else
-            s->cursor = offset + 1;
+    const struct range *r;
+    while ((r = ranges_from(&s->back, 0))) {
+        uint64_t offset = r->first;
+        bool counted = r->value.a;
+        enum wait_reason reason = place_one(run, offset);
+        if (reason != WAIT_NOTHING)
+            return reason;
+        ranges_clear(&s->back, offset, offset + 1);
+        if (counted)
+            keys_unwait(s, offset, offset + 1);
+    }
+    return WAIT_NOTHING;
+}
+
+static enum wait_reason place_fresh(struct run *run) {
+    struct subscription *s = run->s;
+    struct batch_record *b;
+    uint64_t offset, stop;
+    while (s->parked < MAILBOX_PARKED_MAX && dispatch_fresh(s, &offset, &stop, &b)) {
+        enum wait_reason reason = place_one(run, offset);
+        if (reason != WAIT_NOTHING)
+            return reason;
+        s->cursor = offset + 1;
     }
     return WAIT_NOTHING;
 }
 
 enum wait_reason keys_dispatch(struct mailbox *m, struct subscription *s, struct mailbox_effects *fx) {
     struct run run = {.m = m, .s = s, .fx = fx};
-    place_returned(&run);
-    if (s->parked)
+    serve_all(&run);
+    enum wait_reason reason = place_back(&run);
+    if (reason == WAIT_NOTHING) {
         serve_all(&run);
-    enum wait_reason reason = place_new(&run);
+        reason = place_fresh(&run);
+    }
     run_flush(&run);
-    if (reason == WAIT_NOTHING && s->parked)
+    if (reason != WAIT_CREDIT && reason != WAIT_CONSUMER && s->parked)
         reason = s->eligible.count ? WAIT_KEY : nobody(s);
-    return reason;
+    return reason == WAIT_KEY && s->parked == 0 ? WAIT_NOTHING : reason;
 }

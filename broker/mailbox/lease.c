@@ -208,9 +208,8 @@ static void delay_arm(struct mailbox *m, struct subscription *s) {
         heap_put(&m->timers, &s->delay_timer, s->delays[0].due - m->stamp_offset);
 }
 
-void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due,
-               bool counted) {
-    ranges_set(&s->delayed, first, end, (struct range_value){counted, (uint64_t)due, 0});
+void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due) {
+    ranges_set(&s->delayed, first, end, (struct range_value){0, (uint64_t)due, 0});
     xgrow(&s->delays, &s->delays_capacity, s->delays_count + 1, sizeof *s->delays);
     s->delays[s->delays_count] = (struct delay){due, first, end};
     delay_up(s, s->delays_count++);
@@ -218,7 +217,7 @@ void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64
 }
 
 static void back_add(struct subscription *s, uint64_t first, uint64_t end, bool counted) {
-    ranges_add(counted && keys_used(s->mailbox) ? &s->returned : &s->back, first, end);
+    ranges_set(&s->back, first, end, (struct range_value){counted && keys_used(s->mailbox), 0, 0});
 }
 
 /* What of one delay is still delayed until then may go. */
@@ -231,7 +230,7 @@ static void delay_over(struct subscription *s, struct delay d) {
         if ((int64_t)found.value.b != d.due)
             continue;
         ranges_clear(&s->delayed, from, stop);
-        back_add(s, from, stop, found.value.a);
+        back_add(s, from, stop, true);
     }
 }
 
@@ -246,16 +245,17 @@ void on_delay_due(struct mailbox *m, struct subscription *s) {
 
 static void unwait(struct subscription *s, const struct ranges *map, uint64_t first, uint64_t end, bool all) {
     const struct range *r;
+    if (!keys_used(s->mailbox))
+        return;
     for (uint64_t at = first; (r = ranges_from(map, at)) && r->first < end; at = r->end)
         if (all || r->value.a)
             keys_unwait(s, r->first > at ? r->first : at, r->end < end ? r->end : end);
 }
 
 void back_clear(struct subscription *s, uint64_t first, uint64_t end) {
-    unwait(s, &s->returned, first, end, true);
-    unwait(s, &s->delayed, first, end, false);
+    unwait(s, &s->back, first, end, false);
+    unwait(s, &s->delayed, first, end, true);
     ranges_clear(&s->back, first, end);
-    ranges_clear(&s->returned, first, end);
     ranges_clear(&s->delayed, first, end);
 }
 
@@ -269,9 +269,12 @@ void deliveries_back(struct mailbox *m, struct subscription *s, uint64_t first, 
         stop = stop < end ? stop : end;
         bool counted = covered && span_remove(m, s, at, stop);
         back_clear(s, at, stop);
-        if (due > log_time(m))
-            delay_add(m, s, at, stop, due, counted);
-        else
+        if (due > log_time(m)) {
+            if (!counted)
+                keys_wait(s, at, stop);
+            delay_add(m, s, at, stop, due);
+        } else {
             back_add(s, at, stop, counted);
+        }
     }
 }

@@ -103,7 +103,7 @@ static void settle_span(const struct settling *g, const struct range *span, uint
 
 /* Delivered by an earlier epoch and not again since. */
 static bool inherited(const struct settling *g, uint64_t first) {
-    return g->item->epoch < g->m->epoch && first < g->s->inherited &&
+    return g->item->epoch < g->m->epoch && g->item->epoch >= g->s->born && first < g->s->inherited &&
            g->m->settings.durability != DURABILITY_NONE && !ranges_has(&g->s->back, first);
 }
 

@@ -171,6 +171,7 @@ struct subscription {
     uint64_t id;
     struct mailbox *mailbox;
     /* replicated */
+    uint64_t born;         /* epoch it began in: older tokens are of another subscription of that name */
     uint64_t start;        /* offsets below are none of its business */
     uint64_t absent;       /* messages above start that were gone before it began */
     struct ranges settled; /* includes [0, start) and what is absent */
@@ -179,11 +180,10 @@ struct subscription {
     uint64_t dying;
     uint64_t delayed_marks; /* messages with a due time and not dying */
     /* the leader's */
-    struct ranges leases;   /* span_lease, span_state */
-    struct ranges back;     /* returned, may be delivered again */
-    struct ranges returned; /* the same, by key, and its key counts it as waiting */
-    struct ranges delayed;  /* value a: its key counts it as waiting, b: due */
-    struct delay *delays;   /* a heap by due; entries may be stale */
+    struct ranges leases;  /* span_lease, span_state */
+    struct ranges back;    /* returned, may be delivered again; value a: its key counts it as waiting */
+    struct ranges delayed; /* counted by its key as waiting; value b: due */
+    struct delay *delays;  /* a heap by due; entries may be stale */
     size_t delays_count, delays_capacity;
     uint64_t returning;         /* messages in SPAN_RETURNING */
     uint64_t returning_nobodys; /* those of them that an earlier epoch may have delivered */
@@ -436,8 +436,7 @@ void deliveries_return(struct mailbox *m, struct subscription *s, uint64_t first
 /* The return of [first, end) is committed: to be delivered again from `due` on. */
 void deliveries_back(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due);
 void back_clear(struct subscription *s, uint64_t first, uint64_t end); /* out of back and delayed */
-void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due,
-               bool counted);
+void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due);
 void on_delay_due(struct mailbox *m, struct subscription *s);
 int64_t log_time(const struct mailbox *m);
 
@@ -447,7 +446,6 @@ void dispatch_announce(struct subscription *s, uint64_t gateway, struct mailbox_
 void dispatch_announce_all(struct subscription *s, struct mailbox_effects *fx);
 void dispatch_touch(struct subscription *s);
 void dispatch_all(struct mailbox *m, struct mailbox_effects *fx);
-bool dispatch_ordered(const struct mailbox *m);
 uint64_t subscription_ready(const struct subscription *s);
 void consumer_requeue(struct consumer *c); /* its place among the eligible, after credit or load changed */
 void deliver(struct mailbox *m, struct subscription *s, struct consumer *c, struct batch_record *b,

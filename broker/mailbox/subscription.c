@@ -64,7 +64,7 @@ void subscription_lead(struct mailbox *m, struct subscription *s) {
         if (mark.intent || mark.due <= log_time(m))
             continue;
         keys_wait(s, r->first, stop);
-        delay_add(m, s, r->first, stop, mark.due, true);
+        delay_add(m, s, r->first, stop, mark.due);
     }
     dispatch_touch(s);
 }
@@ -77,7 +77,6 @@ void subscription_unlead(struct mailbox *m, struct subscription *s) {
     keys_free(s);
     ranges_free(&s->leases);
     ranges_free(&s->back);
-    ranges_free(&s->returned);
     ranges_free(&s->delayed);
     free(s->delays);
     s->delays = NULL;
@@ -120,10 +119,11 @@ static void mark_absent(struct mailbox *m, struct subscription *s) {
 }
 
 static void begin(struct mailbox *m, const char *name, enum subscription_from from, uint64_t value,
-                  struct mailbox_effects *fx) {
+                  uint64_t epoch, struct mailbox_effects *fx) {
     if (subscription_find(m, name))
         return;
     struct subscription *s = subscription_make(m, name, m->next_subscription++);
+    s->born = epoch;
     s->start = start_of(m, from, value);
     ranges_add(&s->settled, 0, s->start);
     mark_absent(m, s);
@@ -178,7 +178,7 @@ void apply_subscribe(struct mailbox *m, const struct entry *e, struct mailbox_ef
     uint64_t value = begins ? decode_varint(&d) : 0;
     CHECK(!d.failed && decoder_left(&d) == 0 && from <= FROM_TIME);
     if (begins)
-        begin(m, name, from, value, fx);
+        begin(m, name, from, value, e->epoch, fx);
     else
         end(m, name, fx);
 }
