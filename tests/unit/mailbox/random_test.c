@@ -189,7 +189,7 @@ static void unhold(struct client *c, uint64_t offset, uint64_t epoch, uint32_t n
 
 static void check_answer(struct sim *s, const struct asked *a, const struct model_message *g,
                          enum settle_result result) {
-    bool over = g->state != M_OPEN || g->dying, newer = g->number > a->item.delivery_number;
+    bool over = g->state != M_OPEN || g->dying, newer = g->number != a->item.delivery_number;
     if (result == SETTLE_ALREADY)
         CHECKF(s, over, "already, but it is open");
     if (result == SETTLE_TOO_LATE && a->item.count == 1)
@@ -255,6 +255,8 @@ static void on_effect(struct sim *s, const struct mailbox_effect *e) {
         c = &s->clients[client_of(&e->detached.consumer)];
         if (c->gateway == e->detached.gateway)
             c->attached = false;
+        if (e->detached.reason == ERR_NOT_FOUND)
+            c->held_count = 0;
         break;
     case MAILBOX_DEAD_LETTER:
         on_dead_letter(s, e);
