@@ -32,7 +32,7 @@ enum {
     SESSION_PARKED_MAX = 256    /* frames that wait for the map */
 };
 
-#define GATEWAY_TICK_US         (50 * USEC_MS)
+#define GATEWAY_TICK_US         (20 * USEC_MS)
 #define GATEWAY_RETRY_US        (200 * USEC_MS) /* attach and settle again where no answer led on */
 #define GATEWAY_SCAN_US         (1 * USEC_S)    /* look for silent sessions and links */
 #define GATEWAY_FAREWELL_US     (3 * USEC_S)    /* after GOAWAY; shorter than the supervisor waits */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <utlist.h>
+
 #include "base/check.h"
 #include "base/xalloc.h"
 
@@ -110,6 +112,8 @@ static struct map_partition *partition_of(struct map *m, uint64_t id) {
 }
 
 static void partition_free(struct map *m, struct map_partition *p) {
+    if (p->measured_us)
+        DL_DELETE2(m->slow, p, prev_slow, next_slow);
     HASH_DEL(m->partitions, p);
     free(p->replicas);
     free(p);
@@ -169,6 +173,42 @@ void map_load(struct map *m, uint64_t partition, uint64_t wait_us) {
         return;
     p->wait_us = wait_us;
     p->mailbox->loads_version++;
+}
+
+/* ---- loads ---- */
+
+uint64_t map_partition_load(const struct map_partition *p) {
+    return p->measured_us > p->wait_us ? p->measured_us : p->wait_us;
+}
+
+static void set_measured(struct map *m, struct map_partition *p, uint64_t wait) {
+    uint64_t before = map_partition_load(p);
+    if (wait < MAP_SLOW_US)
+        wait = 0;
+    if (wait && !p->measured_us)
+        DL_APPEND2(m->slow, p, prev_slow, next_slow);
+    if (!wait && p->measured_us)
+        DL_DELETE2(m->slow, p, prev_slow, next_slow);
+    p->measured_us = wait;
+    if (p->mailbox && map_partition_load(p) != before)
+        p->mailbox->loads_version++;
+}
+
+void map_measure(struct map *m, uint64_t partition, usec_t wait) {
+    struct map_partition *p = map_find_partition(m, partition);
+    if (!p || wait < MAP_SLOW_US || (uint64_t)wait < p->measured_us)
+        return;
+    p->measured = true;
+    set_measured(m, p, (uint64_t)wait);
+}
+
+void map_cool(struct map *m) {
+    struct map_partition *p, *tmp;
+    DL_FOREACH_SAFE2(m->slow, p, tmp, next_slow) {
+        if (!p->measured)
+            set_measured(m, p, p->measured_us - p->measured_us / 40);
+        p->measured = false;
+    }
 }
 
 /* ---- mailboxes ---- */

@@ -25,6 +25,10 @@
 
 #include "base/config.h"
 #include "base/settings.h"
+#include "base/units.h"
+
+/* Waits below this are left to the leaders' own words. */
+#define MAP_SLOW_US (5 * USEC_MS)
 
 enum {
     MAP_STATE_BYTES = 24,   /* "no-majority" */
@@ -43,7 +47,10 @@ struct map_partition {
     char state[MAP_STATE_BYTES];
     uint64_t *replicas; /* members */
     size_t replica_count;
-    uint64_t wait_us; /* load: expected wait of a new message */
+    uint64_t wait_us;     /* load: a new message's expected wait, as its leader says */
+    uint64_t measured_us; /* as this gateway sees it; 0 below MAP_SLOW_US */
+    bool measured;        /* since the last map_cool */
+    struct map_partition *next_slow, *prev_slow;
     UT_hash_handle hh;
 };
 
@@ -88,8 +95,9 @@ struct map {
     struct map_mailbox *by_id;
     struct map_mailbox *by_name;
     struct map_partition *partitions;
-    struct map_shard *shards; /* by member */
-    struct map_node *nodes;   /* by name */
+    struct map_shard *shards;   /* by member */
+    struct map_node *nodes;     /* by name */
+    struct map_partition *slow; /* those with measured_us */
 };
 
 void map_free(struct map *m);
@@ -131,6 +139,17 @@ struct map_partition *map_led(struct map *m, uint64_t partition, uint64_t epoch,
 /* True: it was the leader known. */
 bool map_not_leading(struct map *m, uint64_t partition, uint64_t member);
 void map_load(struct map *m, uint64_t partition, uint64_t wait_us);
+
+/* ---- from this gateway's own publishes ---- */
+
+/* A leader that stands still says nothing of its load; its publishes' waits do.
+ * A receipt came after `wait`, or one is waited for as long: the longest counts. */
+void map_measure(struct map *m, uint64_t partition, usec_t wait);
+/* Every 20 ms: what was not as long since is forgotten bit by bit, by half in
+ * about half a second, so that it is tried again. */
+void map_cool(struct map *m);
+/* The greater of what is said and what is measured. */
+uint64_t map_partition_load(const struct map_partition *p);
 
 /* ---- questions ---- */
 

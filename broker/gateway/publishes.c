@@ -247,6 +247,10 @@ usec_t publishes_tick(struct publishes *t, usec_t now) {
     return next;
 }
 
+usec_t publish_age(const struct publish *p, usec_t now) {
+    return now - (p->deadline - PUBLISHES_DEADLINE_US);
+}
+
 struct publish *publishes_expired(const struct publishes *t, usec_t now) {
     return t->oldest && t->oldest->deadline <= now ? t->oldest : NULL;
 }

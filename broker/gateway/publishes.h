@@ -111,6 +111,8 @@ void publishes_lost(struct publishes *t, uint64_t partition);
 void publishes_leader(struct publishes *t, uint64_t partition);
 /* Queues whose retry is due become pending. Answers when the next one is. */
 usec_t publishes_tick(struct publishes *t, usec_t now);
+/* How long it has waited. */
+usec_t publish_age(const struct publish *p, usec_t now);
 /* The oldest one whose deadline has passed, or NULL. */
 struct publish *publishes_expired(const struct publishes *t, usec_t now);
 

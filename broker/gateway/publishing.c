@@ -125,6 +125,7 @@ static void receipted(struct gateway *g, const Mr__Receipt *r) {
     } else {
         forwarded(g, p, ERR_OK, "");
     }
+    map_measure(&g->map, p->queue->partition, publish_age(p, loop_now(g->loop)));
     publishes_receipted(&g->publishes, p);
 }
 
@@ -166,8 +167,17 @@ void on_publish_retry(struct loop_timer *timer) {
         loop_timer_start(g->loop, timer, next);
 }
 
+/* What the oldest of each partition has waited so far. */
+static void measure_waits(struct gateway *g) {
+    map_cool(&g->map);
+    for (const struct publish_queue *q = g->publishes.queues; q; q = q->hh.next)
+        if (q->first)
+            map_measure(&g->map, q->partition, publish_age(q->first, loop_now(g->loop)));
+}
+
 void publishing_tick(struct gateway *g) {
     struct publish *p;
+    measure_waits(g);
     while ((p = publishes_expired(&g->publishes, loop_now(g->loop)))) {
         bool sent = p->was_sent;
         give_up(g, p, sent ? ERR_UNKNOWN : ERR_TIMEOUT,

@@ -122,7 +122,7 @@ static struct lookup *lookup_of(struct session *s, uint64_t mailbox) {
 static uint64_t *loads_of(const struct map_mailbox *box) {
     uint64_t *loads = xcalloc(box->partition_count, sizeof *loads);
     for (size_t i = 0; i < box->partition_count; i++)
-        loads[i] = box->partitions[i] ? box->partitions[i]->wait_us : 0;
+        loads[i] = box->partitions[i] ? map_partition_load(box->partitions[i]) : 0;
     return loads;
 }
 

@@ -111,3 +111,30 @@ Test(map, loads_are_told_when_they_change) {
     map_load(&map, 12345, 51);
     map_free(&map);
 }
+
+Test(map, a_leader_that_stands_still_is_seen_by_its_publishes) {
+    struct map_mailbox *box = put(1, "orders", 2);
+    place(box, 0, 1, 11);
+    place(box, 1, 1, 12);
+    map_load(&map, 100, 300);
+    map_measure(&map, 100, 2000);
+    cr_assert_eq(map_partition_load(box->partitions[0]), 300, "as fast as it says");
+    map_measure(&map, 100, 90000);
+    uint64_t version = box->loads_version;
+    cr_assert_eq(map_partition_load(box->partitions[0]), 90000);
+    map_measure(&map, 100, 400);
+    cr_assert_eq(map_partition_load(box->partitions[0]), 90000, "one good answer does not make it fast");
+    map_cool(&map);
+    cr_assert_eq(map_partition_load(box->partitions[0]), 90000, "measured since");
+    cr_assert_eq(box->loads_version, version);
+    for (int i = 0; i < 28; i++)
+        map_cool(&map);
+    cr_assert_lt(map_partition_load(box->partitions[0]), 50000);
+    cr_assert_neq(box->loads_version, version);
+    for (int i = 0; i < 250; i++)
+        map_cool(&map);
+    cr_assert_eq(map_partition_load(box->partitions[0]), 300, "forgotten");
+    cr_assert_eq(map_partition_load(box->partitions[1]), 0);
+    cr_assert_null(map.slow);
+    map_free(&map);
+}
