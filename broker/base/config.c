@@ -20,6 +20,7 @@ struct reader {
     const char *file;
     struct err_detail *detail;
     struct config *out;
+    const char *key; /* whose value is being read, for errors; NULL: the whole file's */
 };
 
 typedef enum err (*read_value)(struct reader *r, const yaml_node_t *value, void *field);
@@ -46,7 +47,8 @@ static enum err refuse(struct reader *r, size_t line, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return err_set(r->detail, ERR_INVALID, "%s:%zu: %s", r->file, line, text);
+    return err_set(r->detail, ERR_INVALID, "%s:%zu: %s%s%s", r->file, line, r->key ? r->key : "",
+                   r->key ? ": " : "", text);
 }
 
 /* ---- values ---- */
@@ -248,9 +250,12 @@ static enum err read_mapping(struct reader *r, const yaml_node_t *node, const st
             k++;
         if (!k->name)
             return unknown_key(r, node_at(r, p->key), keys);
+        const char *outer = r->key;
+        r->key = k->name;
         e = k->read(r, node_at(r, p->value), (char *)r->out + k->offset);
         if (e)
             return e;
+        r->key = outer;
     }
     return check_required(r, node, keys);
 }

@@ -96,7 +96,7 @@ static void read_vote(struct controller *c, struct replica_state *state) {
     if (jp.last_index > jp.base_index) {
         if (journal_locate(c->journal, VOTES_PARTITION, jp.last_index, &at) == ERR_OK)
             journal_read(c->journal, &at, &body);
-    } else if (jp.checkpointed) {
+    } else if (jp.checkpointed && jp.base_index > 0) {
         journal_read_checkpoint(c->journal, VOTES_PARTITION, &body);
     }
     /* a promise above the newest vote was given to nobody: the epoch of an append */
@@ -198,7 +198,9 @@ static bool founder(const struct controller *c) {
 }
 
 static struct entry *log_of(struct controller *c, const struct journal_partition *jp, size_t *count) {
-    uint64_t last = jp->damaged && jp->damaged_from <= jp->last_index ? jp->damaged_from - 1 : jp->last_index;
+    uint64_t last = jp->last_index;
+    if (jp->damaged && jp->damaged_from && jp->damaged_from <= last)
+        last = jp->damaged_from - 1;
     struct entry *entries = xcalloc(last > jp->base_index ? last - jp->base_index : 0, sizeof *entries);
     *count = 0;
     for (uint64_t index = jp->base_index + 1; index <= last; index++) {

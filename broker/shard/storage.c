@@ -253,7 +253,9 @@ void storage_close(struct shard *s) {
 /* The log behind the base as the journal has it; bodies are fetched when needed. */
 static struct entry *log_of(struct shard *s, const struct journal_partition *jp, size_t *count) {
     *count = 0;
-    uint64_t last = jp->damaged && jp->damaged_from <= jp->last_index ? jp->damaged_from - 1 : jp->last_index;
+    uint64_t last = jp->last_index;
+    if (jp->damaged && jp->damaged_from && jp->damaged_from <= last)
+        last = jp->damaged_from - 1;
     struct entry *entries = xcalloc(last > jp->base_index ? last - jp->base_index : 0, sizeof *entries);
     for (uint64_t index = jp->base_index + 1; index <= last; index++) {
         struct journal_location at;

@@ -20,7 +20,8 @@ int main(int argc, char **argv) {
         return 2;
     int count = atoi(argv[3]);
     mr_client_options options = {.struct_size = sizeof options, .servers = argv[1]};
-    mr_consumer_options consumer_options = {.struct_size = sizeof consumer_options, .credit = (uint32_t)count};
+    mr_consumer_options consumer_options = {.struct_size = sizeof consumer_options,
+                                            .credit = (uint32_t)count};
     if (mr_client_open(&options, &client, &error) != MR_OK)
         return fail("open", &error);
     if (mr_consumer_open(client, argv[2], &consumer_options, 30000, &consumer, &error) != MR_OK)
