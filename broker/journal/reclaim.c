@@ -90,6 +90,13 @@ static enum cover all_covered(const struct journal *j, const struct segment *g) 
     return worst;
 }
 
+/* All that was done when the segment lost its last reference is synced. Letting
+ * staged ones go writes nothing: then there is no turn to wait for. */
+static bool released(const struct journal *j, const struct segment *g) {
+    bool idle = turn_empty(j->writer.turn) && j->in_flight_count == 0;
+    return g->release <= j->synced || idle;
+}
+
 /* ---- the victim ---- */
 
 static bool below(uint64_t part, uint64_t whole, unsigned percent) {
@@ -118,7 +125,7 @@ static struct segment *choose(struct journal *j) {
         struct segment *g = j->state.segments[i];
         if (g->number >= j->writer.proven.segment)
             break; /* not wholly synced */
-        if (g->refs == 0 && g->release <= j->synced && all_covered(j, g) == COVER_SYNCED)
+        if (g->refs == 0 && released(j, g) && all_covered(j, g) == COVER_SYNCED)
             return g;
         if (!oldest && worth_it(g, crowded))
             oldest = g;
@@ -338,7 +345,7 @@ enum journal_progress journal_reclaim(struct journal *j) {
         copy_step(j, g);
         return JOURNAL_WORKED;
     }
-    if (g->release > j->synced)
+    if (!released(j, g))
         return worked ? JOURNAL_WORKED : JOURNAL_WAITS;
     leave(j, g->number);
     return JOURNAL_WORKED;

@@ -120,13 +120,6 @@ void store_add(struct store *s, uint32_t number, struct disk_file *file, uint64_
     pthread_mutex_unlock(&s->mutex);
 }
 
-bool store_has(struct store *s, uint32_t number) {
-    pthread_mutex_lock(&s->mutex);
-    bool has = find(s, number) < s->count;
-    pthread_mutex_unlock(&s->mutex);
-    return has;
-}
-
 void store_add_spare(struct store *s, struct disk_file *file) {
     CHECK(!s->spare);
     s->spare = file;

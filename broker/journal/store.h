@@ -67,7 +67,6 @@ void store_path(const struct store *s, const char *name, char out[STORE_PATH_BYT
 
 /* Take over an open file; `bytes` as in struct store_file. */
 void store_add(struct store *s, uint32_t number, struct disk_file *file, uint64_t bytes);
-bool store_has(struct store *s, uint32_t number);
 /* A spare left by the last run. */
 void store_add_spare(struct store *s, struct disk_file *file);
 

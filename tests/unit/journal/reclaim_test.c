@@ -251,6 +251,71 @@ Test(reclaim, damage_met_while_copying_is_told) {
     rig_free(&r);
 }
 
+static void spoil_header(struct rig *r, uint64_t partition, uint64_t index) {
+    struct journal_location at;
+    char name[32];
+    size_t size;
+    cr_assert_eq(journal_locate(r->journal, partition, index, &at), ERR_OK);
+    snprintf(name, sizeof name, "%08x.seg", at.segment);
+    uint8_t *bytes = mem_disk_bytes(r->disk, name, &size);
+    bytes[at.offset + 9] ^= 1;
+    if (size > 4096)
+        bytes[4096 + 30] ^= 1; /* and its seal: nothing says where the record was */
+}
+
+Test(reclaim, a_record_that_is_not_met_any_more_is_told) {
+    struct rig r;
+    struct journal_partition p;
+    start(&r);
+    fill(&r, 1, 1, 20);
+    for (uint64_t i = 1; i <= 20; i++)
+        if (i != 4)
+            journal_mark_dead(r.journal, 1, i);
+    checkpoint(&r, 1, 20, (uint64_t[]){4}, 1);
+    rig_sync(&r);
+    spoil_header(&r, 1, 4);
+    rig_reclaim(&r, NULL, NULL);
+    cr_assert(journal_get(r.journal, 1, &p) && p.damaged && p.damaged_from == 4);
+    cr_assert_leq(segments(&r), 2);
+    rig_free(&r);
+}
+
+/* Entries no checkpoint can sum up (nobody owns them) fill whole segments: there
+ * is nothing to gain by copying them. */
+Test(reclaim, what_is_all_needed_is_left_where_it_is) {
+    struct rig r;
+    struct journal_statistics s;
+    start(&r);
+    for (uint64_t i = 1; i <= 40; i++) {
+        struct body *b = rig_body(9, 1, i, 900);
+        journal_write_entry(r.journal, 9, 1, i, TYPE_SETTLEMENT, b);
+        body_drop(b);
+        rig_sync(&r);
+    }
+    journal_set_aside(r.journal, 9, true);
+    rig_reclaim(&r, NULL, NULL);
+    journal_statistics(r.journal, &s);
+    cr_assert(s.moved_bytes < 4096, "%d bytes moved", (int)s.moved_bytes);
+    rig_reopen(&r);
+    for (uint64_t i = 1; i <= 40; i++)
+        cr_assert(rig_has(&r, 9, 1, i, 900));
+    rig_free(&r);
+}
+
+Test(reclaim, a_damaged_tombstone_stays_damaged) {
+    struct rig r;
+    struct journal_partition p;
+    start(&r);
+    journal_write_drop(r.journal, 5, 6);
+    journal_write_damage(r.journal, 5, 1);
+    fill(&r, 1, 1, 20);
+    checkpoint(&r, 1, 20, NULL, 0);
+    rig_reclaim(&r, NULL, NULL);
+    rig_reopen(&r);
+    cr_assert(journal_get(r.journal, 5, &p) && p.dropped && p.damaged && p.promise == 6);
+    rig_free(&r);
+}
+
 /* A leader's checkpoint in pieces: the old state until the last one is synced. */
 Test(checkpoint, installing_is_one_step) {
     for (int synced = 0; synced < 2; synced++) {
@@ -281,6 +346,54 @@ Test(checkpoint, installing_is_one_step) {
     }
 }
 
+Test(checkpoint, staged_ones_can_be_let_go) {
+    struct rig r;
+    start(&r);
+    for (uint64_t i = 1; i <= 20; i++) {
+        struct body *b = rig_body(1, 3, i, 900);
+        journal_write_staged(r.journal, 1, 3, i, TYPE_BATCH, b);
+        body_drop(b);
+    }
+    fill(&r, 2, 1, 2);
+    rig_reclaim(&r, NULL, NULL);
+    cr_assert_geq(segments(&r), 5, "they are held");
+    journal_forget_staged(r.journal, 1);
+    rig_sync(&r);
+    rig_reclaim(&r, NULL, NULL);
+    cr_assert_leq(segments(&r), 2);
+    struct journal_live live = {20, 3};
+    struct journal_checkpoint c = {
+        .base_index = 20, .base_epoch = 3, .live = &live, .live_count = 1, .install = true};
+    cr_assert_eq(journal_write_checkpoint(r.journal, 1, &c), ERR_NOT_FOUND);
+    rig_free(&r);
+}
+
+static void check_body(struct rig *r, const char *want) {
+    struct body *body;
+    cr_assert_eq(journal_read_checkpoint(r->journal, 1, &body), ERR_OK);
+    cr_assert(body->size == strlen(want) && memcmp(body->data, want, body->size) == 0);
+    body_drop(body);
+}
+
+Test(checkpoint, its_body_can_be_read_at_any_time) {
+    struct rig r;
+    struct body *body;
+    start(&r);
+    fill(&r, 1, 1, 2);
+    cr_assert_eq(journal_read_checkpoint(r.journal, 1, &body), ERR_NOT_FOUND);
+    checkpoint(&r, 1, 2, NULL, 0);
+    check_body(&r, "state");
+    journal_flush(r.journal);
+    check_body(&r, "state");
+    rig_run(&r);
+    check_body(&r, "state");
+    journal_carry(r.journal, 1);
+    check_body(&r, "state");
+    rig_reopen(&r);
+    check_body(&r, "state");
+    rig_free(&r);
+}
+
 Test(checkpoint, naming_what_is_not_held_changes_nothing) {
     struct rig r;
     struct journal_partition p;
@@ -308,6 +421,40 @@ Test(log, truncated_and_written_again) {
     rig_reopen(&r);
     cr_assert(journal_get(r.journal, 1, &p) && p.last_index == 5 && p.last_epoch == 7 && p.promise == 7);
     cr_assert(rig_has(&r, 1, 1, 3, 900) && rig_has(&r, 1, 4, 4, 40) && rig_has(&r, 1, 7, 5, 55));
+    rig_free(&r);
+}
+
+static void collect(void *ctx, const struct journal_partition *p) {
+    struct owner *o = ctx;
+    o->asked[o->count++] = p->id;
+}
+
+Test(log, partitions_are_told_in_order) {
+    struct rig r;
+    static const uint64_t ids[] = {7, 1, UINT64_MAX, 3};
+    struct owner o = {.rig = &r};
+    start(&r);
+    for (int i = 0; i < 4; i++)
+        rig_entry(&r, ids[i], 1, 1, 10);
+    rig_reopen(&r);
+    journal_each(r.journal, collect, &o);
+    cr_assert(o.count == 4 && o.asked[0] == 1 && o.asked[1] == 3 && o.asked[2] == 7 &&
+              o.asked[3] == UINT64_MAX);
+    rig_free(&r);
+}
+
+/* A record larger than a segment gets a segment of its own size. */
+Test(log, large_and_small) {
+    struct rig r;
+    static const size_t sizes[] = {0, 1, 7, 8, 9, 511, 512, 513, 4000, 4096, 20000, 100000, 3};
+    start(&r);
+    for (uint64_t i = 1; i <= 13; i++)
+        rig_entry(&r, 1, 1, i, sizes[i - 1]);
+    for (int round = 0; round < 2; round++) {
+        for (uint64_t i = 1; i <= 13; i++)
+            cr_assert(rig_has(&r, 1, 1, i, sizes[i - 1]), "%d", (int)sizes[i - 1]);
+        rig_reopen(&r);
+    }
     rig_free(&r);
 }
 

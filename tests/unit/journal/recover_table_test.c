@@ -162,6 +162,31 @@ Test(recovery, a_missing_segment_in_the_middle) {
     rig_free(&r);
 }
 
+/* The segment with the last proven position is gone, its follower is not. */
+Test(recovery, a_missing_head) {
+    struct rig r;
+    struct journal_location at = {0}, last = {0};
+    uint64_t from, i = 0;
+    start(&r);
+    do { /* the turn that begins a segment proves a position in the one before */
+        last = at;
+        rig_entry(&r, 1, 1, ++i, 900);
+        rig_sync(&r);
+        cr_assert_eq(journal_locate(r.journal, 1, i, &at), ERR_OK);
+    } while (i < 6 || at.segment == last.segment);
+    rig_close(&r);
+    char name[32];
+    snprintf(name, sizeof name, "%08x.seg", last.segment);
+    mem_disk_delete(r.disk, name);
+    for (int round = 0; round < 2; round++) {
+        cr_assert_eq(rig_open(&r), ERR_OK);
+        cr_assert(damaged(&r, 1, &from) && from < i);
+        cr_assert(rig_has(&r, 1, 1, 1, 900) && rig_has(&r, 1, 1, i, 900));
+        rig_close(&r);
+    }
+    rig_free(&r);
+}
+
 Test(recovery, another_journals_file_is_set_aside) {
     struct rig r, other;
     size_t size;
