@@ -23,9 +23,22 @@ struct control *control_new(const struct control_options *o, const struct metada
     return c;
 }
 
+static void stir(struct control *c, struct watch *w) {
+    if (!w->stirred)
+        DL_APPEND2(c->stirred, w, stir_prev, stir_next);
+    w->stirred = true;
+}
+
+static void settle(struct control *c, struct watch *w) {
+    if (w->stirred)
+        DL_DELETE2(c->stirred, w, stir_prev, stir_next);
+    w->stirred = false;
+}
+
 static void watch_free(struct control *c, struct watch *w) {
     if (w->op)
         op_end(c, w->op);
+    settle(c, w);
     if (w->queued) {
         DL_DELETE(c->queue, w);
         c->queue_count--;
@@ -110,6 +123,7 @@ void op_end(struct control *c, struct op *op) {
     struct watch *w = op->watch;
     const struct metadata_partition *p = control_partition(c, w);
     w->op = NULL;
+    stir(c, w);
     DL_DELETE(c->ops, op);
     c->ops_count--;
     c->moves -= op->kind == OP_MOVE;
@@ -199,6 +213,7 @@ static const char *seal_reason(const struct control *c, const struct watch *w,
 
 void control_review(struct control *c, struct watch *w, usec_t now, struct control_effects *fx) {
     const struct metadata_partition *p = control_partition(c, w);
+    stir(c, w);
     if (w->op || metadata_quarantined(p))
         return;
     const struct replica_record *r = &p->record;
@@ -623,12 +638,29 @@ static void sweep_crashes(struct control *c, struct watch *w, const struct metad
     control_propose(c, &command, fx);
 }
 
+/* Nothing will be due here before an event: a change of its record or of a
+ * member's health, a report. */
+static bool quiet(const struct control *c, const struct watch *w, const struct metadata_partition *p) {
+    const struct replica_record *r = &p->record;
+    if (w->op || w->queued)
+        return false;
+    if (metadata_quarantined(p) || w->blocked)
+        return true;
+    return control_led(c, w, p) && !r->activating && r->learners.count == 0 && p->crashes == 0 &&
+           replica_set_has(&r->current, r->leader) && !seal_reason(c, w, p);
+}
+
+/* Only those that need something: the cost follows work, not size. */
 static void sweep(struct control *c, usec_t now, struct control_effects *fx) {
     struct watch *w, *next;
-    HASH_ITER(hh, c->watches, w, next) {
+    DL_FOREACH_SAFE2(c->stirred, w, next, stir_next) {
+        const struct metadata_partition *p = control_partition(c, w);
+        if (quiet(c, w, p)) {
+            settle(c, w);
+            continue;
+        }
         if (w->op)
             continue;
-        const struct metadata_partition *p = control_partition(c, w);
         sweep_unled(c, w, p, now, fx);
         sweep_crashes(c, w, p, now, fx);
         control_review(c, w, now, fx);

@@ -74,7 +74,9 @@ struct watch {
     usec_t asked_at; /* ACTIVATED, LEARNERS or CRASHES proposed then; 0 */
     struct replica_set damaged;
     struct op *op;
+    bool stirred;              /* in the list of those the sweep looks at */
     struct watch *prev, *next; /* queue */
+    struct watch *stir_prev, *stir_next;
     UT_hash_handle hh;
 };
 
@@ -97,6 +99,7 @@ struct control {
     struct op *ops;
     size_t ops_count, moves, changes;
     struct watch *queue;
+    struct watch *stirred; /* all that need something, or may soon */
     size_t queue_count;
     struct load *loads;
     uint32_t leaders[1025]; /* by node id: counts what is chosen but not yet applied too */
