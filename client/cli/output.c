@@ -48,7 +48,7 @@ json_t *json_error(const mr_error *error) {
 }
 
 int json_print(json_t *value) {
-    char *line = json_dumps(value, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY);
+    char *line = json_dumps(value, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
     bool written = line && printf("%s\n", line) >= 0;
     free(line);
     json_decref(value);
