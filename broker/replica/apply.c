@@ -76,6 +76,16 @@ static void apply_answer(struct replica *r, const struct entry *entries, size_t 
         apply_committed(r, fx);
 }
 
+/* Gone although nothing says that it may be: behind the base, or a live batch
+ * that a fresh checkpoint names again. */
+static bool lost(const struct replica *r, struct peer *p, uint64_t from) {
+    if (p->mode != PEER_GIVE)
+        return from > r->log.base_index && from <= r->log.last_index;
+    bool again = p->gone == from;
+    p->gone = from;
+    return again;
+}
+
 void replica_fetched(struct replica *r, member_t reader, uint64_t from, const struct entry *entries,
                      size_t count, bool unreadable, usec_t now, struct replica_effects *fx) {
     if (reader == 0) {
@@ -87,7 +97,7 @@ void replica_fetched(struct replica *r, member_t reader, uint64_t from, const st
     if (!p || p->fetch_from != from)
         return;
     p->fetch_from = 0;
-    if (count == 0 && unreadable)
+    if (count == 0 && (unreadable || lost(r, p, from)))
         damage_found(r, from, fx);
     else
         peer_fetched(r, p, entries, count, now, fx);

@@ -75,6 +75,7 @@ struct peer {
     enum peer_mode mode;
     bool waiting;        /* PROBE: one is out */
     uint64_t fetch_from; /* what FETCH asked for; 0: none is out */
+    uint64_t gone;       /* a live batch that a FETCH did not find */
     uint64_t match;      /* stored there, in this epoch; 0: not known */
     uint64_t next;
     uint64_t damage; /* number of its last known damage */

@@ -204,12 +204,17 @@ void replica_on_record(struct replica *r, const struct replica_record *record, u
 
 /* ---- proposals ---- */
 
+bool replica_room(const struct replica *r) {
+    return r->leading && r->log.uncommitted_bytes < REPLICA_UNCOMMITTED_BYTES_MAX;
+}
+
 enum err replica_propose(struct replica *r, uint8_t type, struct body *body, usec_t now, uint64_t *index,
                          struct replica_effects *fx) {
     CHECK(body && type != ENTRY_EPOCH);
     if (!r->leading)
         return ERR_NOT_LEADER;
-    if (r->log.uncommitted_bytes >= REPLICA_UNCOMMITTED_BYTES_MAX)
+    bool data = type == ENTRY_BATCH || type == ENTRY_COMMAND;
+    if (data ? !replica_room(r) : r->log.uncommitted_bytes >= 2 * (size_t)REPLICA_UNCOMMITTED_BYTES_MAX)
         return ERR_BUSY;
     struct entry entry = {.index = r->log.last_index + 1, .epoch = r->epoch, .type = type, .body = body};
     log_append(r, &entry, fx);

@@ -281,7 +281,9 @@ void replica_on_record(struct replica *r, const struct replica_record *record, u
 void replica_set_learners(struct replica *r, const member_t *members, size_t count,
                           struct replica_effects *fx);
 /* Leader only: append. Takes a reference of body. *index is set on ERR_OK.
- * ERR_NOT_LEADER; ERR_BUSY: window of unstored bytes is full (own bound: 64 MiB). */
+ * ERR_NOT_LEADER; ERR_BUSY: REPLICA_UNCOMMITTED_BYTES_MAX wait for their commit
+ * (twice as much for anything but BATCH and COMMAND: what follows from them must
+ * find room). */
 enum err replica_propose(struct replica *r, uint8_t type, struct body *body, usec_t now, uint64_t *index,
                          struct replica_effects *fx);
 /* Everything written with marks <= mark is written / synced. */
@@ -337,6 +339,8 @@ void replica_tick(struct replica *r, usec_t now, struct replica_effects *fx);
 
 /* ---- questions ---- */
 
+/* Leader: a BATCH or COMMAND would be taken now. */
+bool replica_room(const struct replica *r);
 bool replica_leading(const struct replica *r);   /* between LEADING and STOPPED */
 uint64_t replica_epoch(const struct replica *r); /* led, or last seen */
 uint64_t replica_promise(const struct replica *r);

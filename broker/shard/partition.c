@@ -25,7 +25,7 @@ struct partition *partition_new(const struct partition_options *options, const s
     p->host = options->host;
     p->host_context = options->host_context;
     p->failure_timeout = options->failure_timeout;
-    p->checkpoint_base = state->base_index;
+    p->checkpoint_base = p->applied = state->base_index;
     p->hold_until = USEC_NEVER;
     p->mailbox = mailbox_of(p);
     /* no bytes: the empty checkpoint of a copy that lost everything (replica/damage.c) */
@@ -78,7 +78,7 @@ static void start_log_time(struct partition *p, usec_t now) {
 /* ---- checkpoints ---- */
 
 bool partition_checkpoint(struct partition *p) {
-    uint64_t base = replica_applied(p->replica);
+    uint64_t base = p->applied;
     if (base <= p->checkpoint_base || !replica_counts(p->replica))
         return false;
     size_t live_count;
@@ -110,8 +110,7 @@ static void give_snapshot(struct partition *p, member_t peer, usec_t now) {
     struct body *state = encoder_body(&e);
     size_t live_count;
     uint64_t *live = mailbox_live(p->mailbox, &live_count);
-    replica_snapshot(p->replica, peer, replica_applied(p->replica), state, live, live_count, now,
-                     &p->replica_effects);
+    replica_snapshot(p->replica, peer, p->applied, state, live, live_count, now, &p->replica_effects);
     body_drop(state);
     free(live);
 }
@@ -138,7 +137,7 @@ static void installed(struct partition *p, const struct replica_effect *e) {
     free((void *)(uintptr_t)head.epochs);
     mailbox_free(p->mailbox);
     p->mailbox = fresh;
-    p->checkpoint_base = e->install.base_index;
+    p->checkpoint_base = p->applied = e->install.base_index;
 }
 
 /* ---- leadership ---- */
@@ -152,18 +151,20 @@ static void lead(struct partition *p, uint64_t epoch, usec_t now) {
                  &p->mailbox_effects);
 }
 
+static void refuse(struct partition *p, struct mailbox_origin origin, const struct body *body, enum err code,
+                   const char *text) {
+    struct batch_header h;
+    batch_read_header(body->data, &h);
+    struct mailbox_effect e = {
+        .type = MAILBOX_REFUSED,
+        .refused = {
+            .origin = origin, .producer = h.producer, .sequence = h.sequence, .code = code, .text = text}};
+    p->host->mailbox_effect(p->host_context, p, &e);
+}
+
 static void refuse_held(struct partition *p) {
-    for (size_t i = 0; i < p->held_count; i++) {
-        struct batch_header h;
-        batch_read_header(p->held[i].body->data, &h);
-        struct mailbox_effect e = {.type = MAILBOX_REFUSED,
-                                   .refused = {.origin = p->held[i].origin,
-                                               .producer = h.producer,
-                                               .sequence = h.sequence,
-                                               .code = ERR_NOT_LEADER,
-                                               .text = "leadership moved"}};
-        p->host->mailbox_effect(p->host_context, p, &e);
-    }
+    for (size_t i = 0; i < p->held_count; i++)
+        refuse(p, p->held[i].origin, p->held[i].body, ERR_NOT_LEADER, "leadership moved");
     drop_held(p);
     p->hold_until = USEC_NEVER;
     p->hold_target = 0;
@@ -177,6 +178,16 @@ static void unlead(struct partition *p) {
 
 /* ---- planned moves ---- */
 
+static void admit(struct partition *p, struct mailbox_origin origin, struct body *body, usec_t now) {
+    if (mailbox_leading(p->mailbox) && !replica_room(p->replica)) {
+        refuse(p, origin, body, ERR_BUSY, "too many bytes wait for a majority");
+        return;
+    }
+    mailbox_publish(p->mailbox, origin, body, now, partition_stamp(p, now), p->disk_full,
+                    &p->mailbox_effects);
+    partition_run(p, now);
+}
+
 static void release_held(struct partition *p, usec_t now) {
     size_t count = p->held_count;
     struct held_publish *held = p->held;
@@ -185,8 +196,7 @@ static void release_held(struct partition *p, usec_t now) {
     p->hold_until = USEC_NEVER;
     p->hold_target = 0;
     for (size_t i = 0; i < count; i++) {
-        mailbox_publish(p->mailbox, held[i].origin, held[i].body, now, partition_stamp(p, now), p->disk_full,
-                        &p->mailbox_effects);
+        admit(p, held[i].origin, held[i].body, now);
         body_drop(held[i].body);
     }
     free(held);
@@ -216,9 +226,7 @@ void partition_publish(struct partition *p, struct mailbox_origin origin, struct
         p->held[p->held_count++] = (struct held_publish){origin, body_keep(body)};
         return;
     }
-    mailbox_publish(p->mailbox, origin, body, now, partition_stamp(p, now), p->disk_full,
-                    &p->mailbox_effects);
-    partition_run(p, now);
+    admit(p, origin, body, now);
 }
 
 /* ---- carrying effects out ---- */
@@ -227,6 +235,7 @@ static void on_replica_effect(struct partition *p, const struct replica_effect *
     switch (e->type) {
     case REPLICA_APPLY:
         mailbox_apply(p->mailbox, &e->entry, now, &p->mailbox_effects);
+        p->applied = e->entry.index;
         break;
     case REPLICA_ACTIVE:
         lead(p, e->epoch, now);
@@ -255,7 +264,8 @@ static void on_mailbox_effect(struct partition *p, const struct mailbox_effect *
     }
     uint64_t index;
     /* refused only when it stopped leading: then STOPPED is on its way and unlead
-     * answers whoever waits; the mailbox's own bound keeps it below BUSY */
+     * answers whoever waits. Never BUSY: admit() asks for room, and the mailbox's
+     * own bound keeps what follows from batches below the core's. */
     enum err err =
         replica_propose(p->replica, e->propose.type, e->propose.body, now, &index, &p->replica_effects);
     CHECK(err == ERR_OK || err == ERR_NOT_LEADER);
@@ -307,8 +317,11 @@ void partition_run(struct partition *p, usec_t now) {
         return;
     p->running = true;
     do {
-        while (run_replica(p, now) | run_mailbox(p, now))
-            ;
+        bool any = true;
+        while (any) {
+            any = run_replica(p, now);
+            any = run_mailbox(p, now) || any;
+        }
         renew_lease(p, now);
     } while (p->mailbox_effects.count > 0);
     check_hold(p);
@@ -322,7 +335,7 @@ void partition_pump(struct partition *p, usec_t now) {
     if (replica_dirty(p->replica))
         replica_pump(p->replica, now, &p->replica_effects);
     partition_run(p, now);
-    if (replica_applied(p->replica) >= p->checkpoint_base + PARTITION_CHECKPOINT_ENTRIES)
+    if (p->applied >= p->checkpoint_base + PARTITION_CHECKPOINT_ENTRIES && !replica_transferring(p->replica))
         partition_checkpoint(p);
 }
 

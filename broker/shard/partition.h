@@ -90,6 +90,7 @@ struct partition {
     usec_t wall_offset;       /* wall clock minus boottime, as of the last partition_time */
     int64_t epoch_stamp;      /* log time when this epoch began .. */
     usec_t epoch_start;       /* .. at this boottime */
+    uint64_t applied;         /* by the mailbox; the core may be ahead while its effects are carried out */
     uint64_t checkpoint_base; /* newest durable or under way */
     usec_t allowed_until;
     member_t hold_target; /* planned move under way */

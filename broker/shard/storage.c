@@ -104,8 +104,7 @@ void storage_write(struct hosted *h, const struct replica_effect *e) {
         h->staged[h->staged_count++] = (struct staged){e->entry.index, e->entry.epoch};
         break;
     case REPLICA_MARK_DAMAGED:
-        journal_write_damage(j, h->id,
-                             e->damage.everything ? 1 : replica_last_index(h->partition->replica) + 1);
+        journal_write_damage(j, h->id, e->damage.everything ? 1 : e->damage.from);
         break;
     case REPLICA_MARK_WHOLE:
         journal_write_mended(j, h->id);

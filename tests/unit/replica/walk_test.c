@@ -16,7 +16,7 @@
 
 #include "harness.h"
 
-enum { SEEDS = 1000, STEPS = 20000, CONTROLLERS = 2, ORDERS_MAX = 64, HISTORY = 4 };
+enum { SEEDS = 500, STEPS = 20000, CONTROLLERS = 2, ORDERS_MAX = 64, HISTORY = 4 };
 
 struct attempt { /* one controller's seal */
     bool open;
