@@ -89,7 +89,6 @@ bool record_states(uint8_t kind) {
     case RECORD_CHECKPOINT:
     case RECORD_DROP:
     case RECORD_DAMAGE:
-    case RECORD_MENDED:
         return true;
     default:
         return false;

@@ -52,7 +52,6 @@
  *   STAGED      id          its epoch   its index       the batch
  *   MOVED       id          its epoch   its index       as the record it is a copy of
  *   DAMAGE      id          0           from            - (flag: the promise may be lost)
- *   MENDED      id          0           0               -
  *   REMOVED     0           0           segment         -
  *
  * Each write opens with a FLUSH: its number (they count up by one), the position
@@ -114,8 +113,7 @@ enum {
     X(STAGED, 8)                                                                                             \
     X(MOVED, 9)                                                                                              \
     X(DAMAGE, 10)                                                                                            \
-    X(MENDED, 11)                                                                                            \
-    X(REMOVED, 12)
+    X(REMOVED, 11)
 
 enum record_kind {
     RECORD_NONE = 0,

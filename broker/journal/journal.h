@@ -114,12 +114,15 @@ struct journal_partition {
     uint64_t base_epoch;
     uint64_t last_index; /* base_index when the log is empty */
     uint64_t last_epoch;
-    size_t live;           /* batches at or below the base that the checkpoint names */
-    bool checkpointed;     /* journal_read_checkpoint gives its body */
-    bool dropped;          /* a tombstone: only the promise counts, until it is written again */
-    bool damaged;          /* may neither vote nor lead */
-    bool promise_lost;     /* damaged, and a promise may be among what was lost: a newcomer */
-    uint64_t damaged_from; /* first index that cannot be trusted */
+    size_t live;       /* batches at or below the base that the checkpoint names */
+    bool checkpointed; /* journal_read_checkpoint gives its body */
+    bool dropped;      /* a tombstone: only the promise counts, until it is written again */
+    bool damaged;      /* may neither vote nor lead */
+    bool promise_lost; /* damaged, and nobody can say what was lost: a promise, too */
+    /* First index that cannot be trusted; at or below the base: nothing can. Cut
+     * there, the log is one that this partition once had (with promise_lost:
+     * perhaps an older one). */
+    uint64_t damaged_from;
 };
 
 struct journal_live {
@@ -206,6 +209,8 @@ void journal_write_drop(struct journal *j, uint64_t partition, uint64_t promise)
 void journal_forget(struct journal *j, uint64_t partition);
 /* Damage found by a read; kept across restarts until mended. */
 void journal_write_damage(struct journal *j, uint64_t partition, uint64_t from_index);
+/* All of it is there again. Repeats the checkpoint (see journal_carry); if that
+ * cannot be read the partition stays damaged: install one first. */
 void journal_write_mended(struct journal *j, uint64_t partition);
 
 /* ---- flushing ---- */

@@ -143,8 +143,8 @@ static void fill_hole(struct partition *p, uint64_t index) {
 
 static void on_entry(struct partition *p, const struct record *record, struct position now) {
     uint64_t last = partition_last(p);
-    if (record->index <= p->base_index) { /* no writer does this */
-        partition_damage(p, record->index, false);
+    if (record->index <= p->base_index) { /* the checkpoint it follows was lost */
+        partition_damage(p, 0, true);
         return;
     }
     if (record->index > last + 1)
@@ -163,7 +163,7 @@ static void on_entry(struct partition *p, const struct record *record, struct po
 
 static void on_truncate(struct partition *p, const struct record *record) {
     if (record->index < p->base_index)
-        partition_damage(p, record->index + 1, false);
+        partition_damage(p, 0, true);
     else if (record->index < partition_last(p))
         p->count = (size_t)(record->index - p->base_index);
 }
@@ -192,9 +192,6 @@ static void apply(struct partition *p, const struct record *record, struct posit
         break;
     case RECORD_DAMAGE:
         partition_damage(p, record->index, record->flags & DAMAGE_FLAG_PROMISE_LOST);
-        break;
-    case RECORD_MENDED:
-        partition_mend(p);
         break;
     default: /* PROMISE: taken up below; STAGED: forgotten at a restart */
         break;

@@ -95,10 +95,12 @@ void journal_write_damage(struct journal *j, uint64_t partition, uint64_t from_i
     write_damage(j, p);
 }
 
+/* A checkpoint of what is there now, so that bad bytes before it are nothing to the
+ * partition any more, and those behind it are. */
 void journal_write_mended(struct journal *j, uint64_t partition) {
     struct partition *p = partition_get(&j->state, partition);
     partition_mend(p);
-    journal_put(j, p, &(struct record){.kind = RECORD_MENDED}, NULL, 0, NULL);
+    journal_carry(j, partition);
 }
 
 /* ---- checkpoints ---- */

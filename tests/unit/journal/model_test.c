@@ -15,7 +15,7 @@
 #include "base/xalloc.h"
 #include "rig.h"
 
-enum { PARTITIONS = 5, LOG_MAX = 400, STEPS = 220, SEEDS = 600 };
+enum { PARTITIONS = 5, LOG_MAX = 400, STEPS = 220, SEEDS = 600, SPOILT_BYTES_MAX = 600 };
 
 struct model_entry {
     uint64_t epoch;
@@ -463,6 +463,94 @@ static void play(uint64_t seed) {
     free(s->ops);
     free(s->op_ticket);
     free(s);
+}
+
+/* ---- random damage ---- */
+
+/* What is trusted must be right; the rest must be reported. Where nobody can say
+ * what was lost (it may have been a promise, a truncate, a checkpoint), what stands
+ * before the damage is what was there once. */
+static void check_reported(struct rig *r, int i, const struct model_partition *m, uint64_t seed) {
+    struct journal_partition p;
+    uint64_t id = partition_id(i);
+    if (!m->known)
+        return;
+    if (!journal_get(r->journal, id, &p)) {
+        cr_assert(r->recovered.lost || journal_suspect(r->journal, id), "seed %d: partition %d is gone",
+                  (int)seed, i);
+        return;
+    }
+    cr_assert(p.promise_lost || p.promise == m->promise, "seed %d: promise of %d", (int)seed, i);
+    cr_assert(p.damaged || (p.last_index == m->last && p.base_index == m->base && p.dropped == m->dropped),
+              "seed %d: shape of %d", (int)seed, i);
+    for (uint64_t index = 1; index < LOG_MAX; index++) {
+        struct journal_location at;
+        struct body *body;
+        bool trusted = !p.damaged || index < p.damaged_from;
+        enum err e = journal_locate(r->journal, id, index, &at);
+        if (e == ERR_OK)
+            e = journal_read(r->journal, &at, &body);
+        if (e == ERR_OK) {
+            body_drop(body);
+            cr_assert(rig_has(r, id, at.epoch, index, entry_of(i, index, at.epoch).size), "seed %d",
+                      (int)seed);
+        }
+        if (!trusted || p.promise_lost || e == ERR_DAMAGED)
+            continue;
+        bool right =
+            e == ERR_OK ? m->log[index].there && at.epoch == m->log[index].epoch : !m->log[index].there;
+        cr_assert(right || (p.damaged && e == ERR_OK), "seed %d: %d/%d", (int)seed, i, (int)index);
+    }
+}
+
+static void spoil(struct story *s) {
+    size_t size;
+    const char *name = mem_disk_name(s->rig.disk, (size_t)rng_below(&s->rng, mem_disk_count(s->rig.disk)));
+    uint8_t *bytes = mem_disk_bytes(s->rig.disk, name, &size);
+    size_t from = (size_t)rng_below(&s->rng, size), length = 1 + (size_t)rng_below(&s->rng, SPOILT_BYTES_MAX);
+    if (rng_below(&s->rng, 4) == 0)
+        length = 1;
+    for (size_t at = from; at < size && at < from + length; at++)
+        bytes[at] ^= (uint8_t)(1 + rng_below(&s->rng, 255));
+}
+
+static void play_damage(uint64_t seed) {
+    struct story *s = xcalloc(1, sizeof *s);
+    s->rng.state = seed * 77777;
+    rig_new(&s->rig);
+    cr_assert_eq(rig_open(&s->rig), ERR_OK);
+    for (int i = 0; i < STEPS / 2; i++)
+        step(s);
+    for (int i = 0; i < PARTITIONS; i++)
+        if (s->now.p[i].damaged) /* only what is found is of interest */
+            commit_op(s, &(struct op){.kind = OP_MENDED, .partition = i});
+    flush(s);
+    rig_run(&s->rig);
+    /* two proofs, further apart than what is spoilt */
+    rig_entry(&s->rig, partition_id(PARTITIONS), 1, 1, SPOILT_BYTES_MAX);
+    rig_sync(&s->rig);
+    journal_prove(s->rig.journal);
+    rig_sync(&s->rig);
+    rig_close(&s->rig);
+    mem_disk_settle(s->rig.disk);
+    spoil(s);
+    for (int round = 0; round < 2; round++) {
+        cr_assert_eq(rig_open(&s->rig), ERR_OK);
+        for (int i = 0; i < PARTITIONS; i++)
+            check_reported(&s->rig, i, &s->now.p[i], seed);
+        rig_close(&s->rig);
+    }
+    mem_disk_free(s->rig.disk);
+    free(s->ops);
+    free(s->op_ticket);
+    free(s);
+}
+
+Test(model, random_damage_is_never_silent) {
+    const char *more = getenv("JOURNAL_SEEDS");
+    uint64_t seeds = more ? strtoull(more, NULL, 10) : SEEDS;
+    for (uint64_t seed = 1; seed <= seeds; seed++)
+        play_damage(seed);
 }
 
 Test(model, random_operations_and_crashes) {
