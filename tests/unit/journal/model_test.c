@@ -15,7 +15,7 @@
 #include "base/xalloc.h"
 #include "rig.h"
 
-enum { PARTITIONS = 5, LOG_MAX = 400, STEPS = 220, SEEDS = 600, SPOILT_BYTES_MAX = 600 };
+enum { PARTITIONS = 5, LOG_MAX = 400, STEPS = 220, SEEDS = 300, SPOILT_BYTES_MAX = 600 };
 
 struct model_entry {
     uint64_t epoch;
