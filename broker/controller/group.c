@@ -355,8 +355,12 @@ void group_run(struct controller *c) {
     if (c->running)
         return;
     c->running = true;
-    while (run_replica(c) | run_election(c) | run_control(c))
-        ;
+    bool any = true;
+    while (any) {
+        any = run_replica(c);
+        any = run_election(c) || any;
+        any = run_control(c) || any;
+    }
     c->running = false;
 }
 

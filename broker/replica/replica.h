@@ -127,8 +127,7 @@ struct replica_append {
 enum replica_append_status {
     REPLICA_APPEND_STORED,   /* `verified` is stored */
     REPLICA_APPEND_MISMATCH, /* prev does not match; `verified` hints where to go on from */
-    REPLICA_APPEND_REFUSED,  /* promised higher: `promise` */
-    REPLICA_APPEND_BEHIND    /* a checkpoint is needed (prev is above a hole, or damaged below base) */
+    REPLICA_APPEND_REFUSED   /* promised higher: `promise` */
 };
 
 struct replica_appended {
@@ -310,11 +309,12 @@ void replica_fetched(struct replica *r, member_t reader, uint64_t from, const st
 /* The owner met an unreadable entry while reading for itself (a delivery): the
  * copy is damaged; at or below the base all of it has to come anew. */
 void replica_unreadable(struct replica *r, uint64_t index, usec_t now, struct replica_effects *fx);
-/* Answer to SNAPSHOT: state as of the applied index `base_index`, and the indexes of live batches at or below
- * it, ascending. References are taken, the list is copied. What is sent, and what the peer's INSTALL and
- * INSTALLED carry as `state`, is replica_encode(base_index) followed by these bytes: ready to be stored as a
- * checkpoint and to be read back with replica_decode and then the state machine's restore
- * (shard/partition.c). */
+/* Answer to SNAPSHOT: the state machine's state, the index it has applied, and
+ * the indexes of live batches at or below that, ascending. References are taken,
+ * the list is copied. What is sent, and what the peer's INSTALL and INSTALLED
+ * carry as `state`, is replica_encode(base_index) followed by these bytes: ready
+ * to be stored as a checkpoint and to be read back with replica_decode and then
+ * the state machine's restore (shard/partition.c). */
 void replica_snapshot(struct replica *r, member_t peer, uint64_t base_index, struct body *state,
                       const uint64_t *live, size_t live_count, usec_t now, struct replica_effects *fx);
 /* A peer's link came up, or went down: what was in flight is gone. While it

@@ -110,7 +110,7 @@ bool replication_read_appended(const Mr__Appended *m, struct replica_appended *o
                                      .damaged = m->damaged,
                                      .damage = m->damage,
                                      .sent_at = m->sent_at};
-    return m->status <= REPLICA_APPEND_BEHIND;
+    return m->status <= REPLICA_APPEND_REFUSED;
 }
 
 void replication_piece(uint64_t partition, const struct replica_piece *a, Mr__Piece *out) {
