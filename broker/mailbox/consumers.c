@@ -350,3 +350,61 @@ void mailbox_presented(struct mailbox *m, uint64_t gateway, usec_t now, struct m
     limbo_forget(m, gateway, fx);
     dispatch_all(m, fx);
 }
+
+/* ---- a consumer that comes again ---- */
+
+bool mailbox_at_gateway(const struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                        uint64_t gateway) {
+    struct subscription *s = m->leading ? subscription_find(m, subscription) : NULL;
+    const struct consumer *c = s ? consumer_find(s, consumer) : NULL;
+    return c && c->gateway == gateway;
+}
+
+/* Is offset `at` of the lease named? *stop: how far that answer reaches. */
+static bool named(const struct lease *l, const struct mailbox_hold *held, size_t count, uint64_t at,
+                  uint64_t *stop) {
+    *stop = l->end;
+    for (size_t i = 0; i < count; i++) {
+        const struct mailbox_hold *h = &held[i];
+        uint64_t end = h->first_offset + h->count;
+        if (h->epoch != l->epoch || h->delivery_number != l->number || end <= at)
+            continue;
+        if (h->first_offset <= at) {
+            *stop = end < l->end ? end : l->end;
+            return true;
+        }
+        if (h->first_offset < *stop)
+            *stop = h->first_offset;
+    }
+    return false;
+}
+
+/* What is still leased of [at, end) comes back. */
+static void return_lost(struct mailbox *m, struct lease *l, uint64_t at, uint64_t end,
+                        struct mailbox_effects *fx) {
+    struct subscription *s = l->subscription;
+    const struct range *r;
+    for (uint64_t stop; at < end && (r = ranges_from(&s->leases, at)) && r->first < end; at = stop) {
+        uint64_t from = r->first > at ? r->first : at;
+        stop = r->end < end ? r->end : end;
+        if (span_lease(r) == l && span_state(r) == SPAN_LEASED)
+            deliveries_return(m, s, from, stop, false, 0, NULL, fx);
+    }
+}
+
+void mailbox_still_held(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                        const struct mailbox_hold *held, size_t count, usec_t now,
+                        struct mailbox_effects *fx) {
+    struct subscription *s = m->leading ? subscription_find(m, subscription) : NULL;
+    struct consumer *c = s ? consumer_find(s, consumer) : NULL;
+    struct lease *l;
+    if (!c)
+        return;
+    m->now = now;
+    DL_FOREACH(c->leases, l) {
+        for (uint64_t at = l->first, stop; at < l->end; at = stop)
+            if (!named(l, held, count, at, &stop))
+                return_lost(m, l, at, stop, fx);
+    }
+    dispatch_all(m, fx);
+}

@@ -266,6 +266,16 @@ void mailbox_detach(struct mailbox *m, const struct consumer_id *consumer, const
 void mailbox_gateway_lost(struct mailbox *m, uint64_t gateway, usec_t now, struct mailbox_effects *fx);
 void mailbox_credit(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
                     uint32_t more, usec_t now, struct mailbox_effects *fx);
+/* Is the consumer at this gateway? What another one still says of it (a Detach or
+ * Lend that was under way when it moved) is void. */
+bool mailbox_at_gateway(const struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                        uint64_t gateway);
+/* A consumer that has come again names all it holds: a delivery of this epoch
+ * that it does not name was lost on its way and comes back, no attempt counted.
+ * After mailbox_attach without credit, before mailbox_hold. */
+void mailbox_still_held(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                        const struct mailbox_hold *held, size_t count, usec_t now,
+                        struct mailbox_effects *fx);
 /* What a consumer holds from earlier epochs, before mailbox_presented. */
 void mailbox_hold(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
                   const struct mailbox_hold *held, size_t count, usec_t now, struct mailbox_effects *fx);

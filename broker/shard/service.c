@@ -130,12 +130,14 @@ static void answer_attached(struct shard_link *l, const Mr__Attach *m, enum err 
 }
 
 static void hold(struct hosted *h, const struct consumer_id *id, const Mr__Attach *m, usec_t now) {
-    struct mailbox_hold *held = xcalloc(m->n_held, sizeof *held);
+    struct mailbox_hold *held = xcalloc(m->n_held + 1, sizeof *held);
     for (size_t i = 0; i < m->n_held; i++)
         held[i] = (struct mailbox_hold){.first_offset = m->held[i]->first_offset,
                                         .count = m->held[i]->count,
                                         .epoch = m->held[i]->epoch,
                                         .delivery_number = m->held[i]->delivery_number};
+    mailbox_still_held(h->partition->mailbox, id, m->subscription, held, m->n_held, now,
+                       &h->partition->mailbox_effects);
     mailbox_hold(h->partition->mailbox, id, m->subscription, held, m->n_held, now,
                  &h->partition->mailbox_effects);
     free(held);
@@ -154,14 +156,16 @@ static void on_attach(struct shard_link *l, const struct frame *frame) {
     enum err err = ERR_NOT_LEADER;
     if (h) {
         shard_touch(h);
-        err = mailbox_attach(h->partition->mailbox, &id, l->id, m->subscription, m->client, m->credit, now,
+        err = mailbox_attach(h->partition->mailbox, &id, l->id, m->subscription, m->client, 0, now,
                              &h->partition->mailbox_effects);
     }
     answer_attached(l, m, err);
     if (err != ERR_OK)
         return;
-    if (m->n_held)
-        hold(h, &id, m, now);
+    hold(h, &id, m, now);
+    if (m->credit)
+        mailbox_credit(h->partition->mailbox, &id, m->subscription, m->credit, now,
+                       &h->partition->mailbox_effects);
     partition_run(h->partition, now);
 }
 
@@ -174,8 +178,8 @@ static void on_detach(struct shard_link *l, const struct frame *frame) {
         return;
     }
     struct hosted *h = led(s, m->partition);
-    if (!h)
-        return;
+    if (!h || !mailbox_at_gateway(h->partition->mailbox, &id, m->subscription, l->id))
+        return; /* it has come again at another gateway meanwhile */
     shard_touch(h);
     mailbox_detach(h->partition->mailbox, &id, m->subscription, m->clean, loop_now(s->loop),
                    &h->partition->mailbox_effects);
@@ -191,8 +195,8 @@ static void on_lend(struct shard_link *l, const struct frame *frame) {
         return;
     }
     struct hosted *h = led(s, m->partition);
-    if (!h)
-        return;
+    if (!h || !mailbox_at_gateway(h->partition->mailbox, &id, m->subscription, l->id))
+        return; /* it has come again at another gateway meanwhile */
     shard_touch(h);
     mailbox_credit(h->partition->mailbox, &id, m->subscription, m->more, loop_now(s->loop),
                    &h->partition->mailbox_effects);

@@ -12,8 +12,11 @@
 
 #include "base/xalloc.h"
 #include "client/include/mailroom.h"
+#include "gateway/gateway_private.h"
 #include "memory_shard.h"
 #include "world.h"
+
+#define TROUBLE_USEC (15 * USEC_MS)
 
 enum { PARTITIONS = 2, MESSAGES = 100000, CREDIT = 500 };
 
@@ -25,9 +28,9 @@ struct node {
     pthread_t thread;
     char server[LINK_PEER_BYTES];
     atomic_bool done;
-    usec_t move_every; /* 0: leaders stay */
-    usec_t next_move;
-    unsigned moves;
+    void (*trouble)(struct node *n); /* every TROUBLE_USEC; NULL: never */
+    usec_t next_trouble;
+    unsigned troubles;
 };
 
 static void turn_shards(struct node *n) {
@@ -45,7 +48,22 @@ static void move(struct node *n) {
         memory_shard_lead(to, &n->partitions[i]);
     loop_turn(n->world->loop, 0);
     memory_shard_listen(from, url);
-    n->moves++;
+}
+
+/* The leader and the gateway lose each other for a moment, with what is on the way. */
+static void cut(struct node *n) {
+    memory_shard_cut(n->partitions[0].leader);
+}
+
+/* Every client has to come again; seldom, as it waits longer each time. */
+static void close_sessions(struct node *n) {
+    struct session *s, *tmp;
+    if (n->troubles % 100 != 5)
+        return;
+    HASH_ITER(hh, n->world->gateway->sessions, s, tmp) {
+        if (s->greeted)
+            link_close(s->link, ERR_UNAVAILABLE, "come again");
+    }
 }
 
 static void *broker(void *arg) {
@@ -55,20 +73,21 @@ static void *broker(void *arg) {
         loop_turn(loop, 1 * USEC_MS);
         turn_shards(n);
         loop_turn(loop, 0);
-        if (n->move_every && loop_now(loop) >= n->next_move && n->shards[0].greeted && n->shards[1].greeted) {
-            n->next_move = loop_now(loop) + n->move_every;
-            move(n);
+        if (n->trouble && loop_now(loop) >= n->next_trouble && n->shards[0].greeted && n->shards[1].greeted) {
+            n->next_trouble = loop_now(loop) + TROUBLE_USEC;
+            n->troubles++;
+            n->trouble(n);
         }
     }
     return NULL;
 }
 
-static void start(struct node *n, usec_t move_every) {
+static void start(struct node *n, void (*trouble)(struct node *n)) {
     struct mailbox_settings settings;
     settings_default(&settings);
     settings.partitions = PARTITIONS;
     memset(n, 0, sizeof *n);
-    n->move_every = move_every;
+    n->trouble = trouble;
     n->world = world_new();
     for (uint32_t i = 0; i < PARTITIONS; i++)
         memory_partition_open(&n->partitions[i], WORLD_P0 + i, i, &settings);
@@ -92,7 +111,7 @@ static void start(struct node *n, usec_t move_every) {
     for (size_t i = 0; i < PARTITIONS; i++)
         memory_shard_lead(&n->shards[0], &n->partitions[i]);
     snprintf(n->server, sizeof n->server, "%s", gateway_url(n->world->gateway) + strlen("tcp://"));
-    n->next_move = loop_now(n->world->loop) + move_every;
+    n->next_trouble = loop_now(n->world->loop) + TROUBLE_USEC;
     cr_assert_eq(pthread_create(&n->thread, NULL, broker, n), 0);
 }
 
@@ -182,12 +201,12 @@ static void check_settled(const struct node *n) {
     cr_assert_eq(left, 0);
 }
 
-static void flow(usec_t move_every) {
+static void flow(void (*trouble)(struct node *n)) {
     struct node n;
     struct seen *seen = xcalloc(1, sizeof *seen);
     atomic_uint failed = 0;
     mr_error error;
-    start(&n, move_every);
+    start(&n, trouble);
     mr_client *publisher = connect_to(&n), *consumer = connect_to(&n);
     publish_all(publisher, &failed);
     consume_all(consumer, seen);
@@ -196,8 +215,8 @@ static void flow(usec_t move_every) {
     cr_assert_eq(mr_client_close(consumer, 5000, &error), MR_OK, "%s", error.text);
     cr_assert_eq(failed, 0);
     cr_assert_eq(seen->twice, 0, "%u came twice", seen->twice);
-    if (move_every)
-        cr_assert_gt(n.moves, 0);
+    if (trouble)
+        cr_assert_gt(n.troubles, 0);
     stop(&n);
     check_settled(&n);
     for (size_t i = 0; i < PARTITIONS; i++)
@@ -206,9 +225,17 @@ static void flow(usec_t move_every) {
 }
 
 Test(flow, all_that_is_published_is_delivered_once_and_settled) {
-    flow(0);
+    flow(NULL);
 }
 
 Test(flow, leaders_die_and_nothing_is_lost_nor_comes_twice) {
-    flow(15 * USEC_MS);
+    flow(move);
+}
+
+Test(flow, links_to_leaders_break_and_what_was_on_them_comes_again_at_once) {
+    flow(cut);
+}
+
+Test(flow, sessions_break_and_consumers_keep_what_they_hold) {
+    flow(close_sessions);
 }

@@ -219,6 +219,8 @@ static void on_attach(void *ctx, struct link *link, const void *header, struct b
     for (size_t i = 0; i < m->n_held; i++)
         held[i] = (struct mailbox_hold){m->held[i]->first_offset, m->held[i]->count, m->held[i]->epoch,
                                         m->held[i]->delivery_number};
+    mailbox_still_held(p->mailbox, id_of(&m->consumer_id), m->subscription, held, m->n_held,
+                       loop_now(s->loop), &p->effects);
     mailbox_hold(p->mailbox, id_of(&m->consumer_id), m->subscription, held, m->n_held, loop_now(s->loop),
                  &p->effects);
     free(held);
@@ -229,7 +231,7 @@ static void on_detach(void *ctx, struct link *link, const void *header, struct b
     struct memory_shard *s = ctx;
     const Mr__Detach *m = header;
     struct memory_partition *p = led(s, m->partition);
-    if (!p)
+    if (!p || !mailbox_at_gateway(p->mailbox, id_of(&m->consumer_id), m->subscription, s->link_id))
         return;
     mailbox_detach(p->mailbox, id_of(&m->consumer_id), m->subscription, m->clean, loop_now(s->loop),
                    &p->effects);
@@ -240,7 +242,7 @@ static void on_lend(void *ctx, struct link *link, const void *header, struct bod
     struct memory_shard *s = ctx;
     const Mr__Lend *m = header;
     struct memory_partition *p = led(s, m->partition);
-    if (!p)
+    if (!p || !mailbox_at_gateway(p->mailbox, id_of(&m->consumer_id), m->subscription, s->link_id))
         return;
     mailbox_credit(p->mailbox, id_of(&m->consumer_id), m->subscription, m->more, loop_now(s->loop),
                    &p->effects);
@@ -341,6 +343,13 @@ void memory_shard_listen(struct memory_shard *s, const char *url) {
     struct listener_options options = {.handlers = &accepts, .ctx = s};
     s->listener = listener_open(s->loop, url, &options, &detail);
     cr_assert(s->listener, "%s", detail.text);
+}
+
+void memory_shard_cut(struct memory_shard *s) {
+    if (!s->link)
+        return;
+    link_kill(s->link);
+    lose_gateway(s);
 }
 
 void memory_shard_die(struct memory_shard *s) {

@@ -44,6 +44,8 @@ void memory_partition_close(struct memory_partition *p);
 void memory_shard_listen(struct memory_shard *s, const char *url);
 /* The process is gone: listener and link at once, its partitions without leader. */
 void memory_shard_die(struct memory_shard *s);
+/* The link to the gateway breaks, with what is on it; the process lives. */
+void memory_shard_cut(struct memory_shard *s);
 /* Lead it in the next epoch. */
 void memory_shard_lead(struct memory_shard *s, struct memory_partition *p);
 /* At the end of each turn of the loop. */

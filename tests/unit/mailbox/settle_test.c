@@ -295,3 +295,41 @@ Test(settle, settlements_in_flight_at_a_leader_change_are_unknown) {
     cr_expect(eq(u64, world_stats(&w).acked, 0));
     world_close(&w);
 }
+
+/* A has come again and says what it still holds of this epoch. */
+static void comes_again(struct world *w, uint64_t gateway, const struct mailbox_hold *held, size_t count) {
+    struct consumer_id a = world_consumer('A');
+    cr_assert(mailbox_attach(w->leader, &a, gateway, "default", "client", 0, w->now, &w->fx) == ERR_OK);
+    mailbox_still_held(w->leader, &a, "default", held, count, w->now, &w->fx);
+    mailbox_hold(w->leader, &a, "default", held, count, w->now, &w->fx);
+    world_turn(w);
+    world_forget(w);
+}
+
+Test(settle, what_was_lost_on_its_way_comes_back_at_once_and_counts_no_attempt) {
+    struct world w = {0};
+    open_leased(&w, NULL, 6);
+    mailbox_gateway_lost(w.leader, 1, w.now, &w.fx);
+    const struct mailbox_hold held[] = {{.first_offset = 0, .count = 2, .epoch = 1},
+                                        {.first_offset = 3, .count = 1, .epoch = 1},
+                                        {.first_offset = 4, .count = 1, .epoch = 1, .delivery_number = 7}};
+    comes_again(&w, 2, held, 3);
+    cr_assert(world_stats(&w).leased == 3);
+    world_credit(&w, 'A', 10);
+    EXPECT(&w, "A gets 2 #1 attempt 1\nA gets 4-5 #1 attempt 1\n");
+    world_ack(&w, 'A', 0, 2);
+    EXPECT(&w, "settled done\n");
+    world_close(&w);
+}
+
+Test(settle, a_gateway_that_a_consumer_has_left_has_no_say) {
+    struct world w = {0};
+    struct consumer_id a = world_consumer('A');
+    open_leased(&w, NULL, 2);
+    cr_assert(mailbox_at_gateway(w.leader, &a, "default", 1));
+    const struct mailbox_hold held[] = {{.first_offset = 0, .count = 2, .epoch = 1}};
+    comes_again(&w, 2, held, 1);
+    cr_assert(not(mailbox_at_gateway(w.leader, &a, "default", 1)));
+    cr_assert(mailbox_at_gateway(w.leader, &a, "default", 2));
+    world_close(&w);
+}
