@@ -93,6 +93,7 @@ static void succeed(struct mailbox *m, struct subscription *s) {
 static void consumer_remove(struct mailbox *m, struct consumer *c, bool attempt, struct mailbox_effects *fx) {
     struct subscription *s = c->subscription;
     struct lease *l;
+    s->handover |= s->attached == c || c->leases;
     while ((l = c->leases)) {
         lease_return(m, l, attempt, fx);
         if (c->leases == l) { /* still there: returning or settling */

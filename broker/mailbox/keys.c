@@ -140,7 +140,10 @@ static void key_unpark(struct subscription *s, struct key_state *k) {
     s->parked--;
 }
 
+/* Something lower is coming back, or what a gone consumer settled is not committed. */
 static bool key_blocks(const struct key_state *k, uint64_t offset) {
+    if (!k->owner && k->leased)
+        return true;
     return k->waiting.count && offsets_first(&k->waiting) < offset;
 }
 

@@ -194,6 +194,7 @@ struct subscription {
     struct heap eligible;       /* consumers with credit */
     int64_t served;             /* round robin: how far it has come */
     int64_t served_total;       /* since the members last changed */
+    bool handover;              /* exclusive: the last one's settlements and returns are in flight */
     bool dirty, waiting;        /* to be dispatched; READY has been said */
     enum wait_reason reason;
     struct heap_node delay_timer, linger_timer;

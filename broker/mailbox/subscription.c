@@ -86,7 +86,7 @@ void subscription_unlead(struct mailbox *m, struct subscription *s) {
     heap_remove(&m->timers, &s->linger_timer);
     s->returning = s->returning_nobodys = s->cursor = s->inherited = s->parked = 0;
     s->served = s->served_total = 0;
-    s->dirty = s->waiting = false;
+    s->dirty = s->waiting = s->handover = false;
     s->reason = WAIT_NOTHING;
 }
 
