@@ -43,6 +43,18 @@ struct batch_record *batches_at(const struct batches *b, uint64_t offset) {
     return r && r->base <= offset ? r : NULL;
 }
 
+struct batch_record *batches_younger(const struct batches *b, int64_t stamp) {
+    size_t low = 0, high = b->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (b->items[b->head + middle].stamp > stamp)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return alive_from(b, low);
+}
+
 struct batch_record *batches_next(const struct batches *b, const struct batch_record *r) {
     return alive_from(b, (size_t)(r - (b->items + b->head)) + 1);
 }

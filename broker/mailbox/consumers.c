@@ -121,8 +121,6 @@ static void credit_add(struct consumer *c, uint32_t more, struct mailbox_effects
     c->announced = false;
     if (c->credit && !consumer_eligible(c)) { /* exclusive, and another is served */
         credit_back(c, fx);
-        if (s->waiting)
-            dispatch_announce_all(s, fx);
         return;
     }
     consumer_requeue(c);
@@ -332,6 +330,8 @@ void limbo_end(struct mailbox *m, struct mailbox_effects *fx) {
         return_unheld(m, m->subscriptions[i], fx);
         on_delay_due(m, m->subscriptions[i]);
     }
+    if (m->settings.ttl)
+        limits_expire_soon(m);
 }
 
 void limbo_forget(struct mailbox *m, uint64_t gateway, struct mailbox_effects *fx) {

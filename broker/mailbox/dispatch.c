@@ -10,9 +10,10 @@
 #include "mailbox/state.h"
 
 enum {
-    QUANTUM_MAX = 256,    /* messages to one consumer before the next gets its turn */
-    QUANTUM_SHARE = 32,   /* and at most this part of what each has had: fair within 1/32 */
-    LAG_MAX = QUANTUM_MAX /* how much a consumer that lacked credit catches up on others */
+    QUANTUM_MAX = 256,          /* messages to one consumer before the next gets its turn */
+    QUANTUM_SHARE = 32,         /* and at most this part of what each has had: fair within 1/32 */
+    ANNOUNCE_GATEWAYS_MAX = 64, /* past it some hear READY twice */
+    LAG_MAX = QUANTUM_MAX       /* how much a consumer that lacked credit catches up on others */
 };
 
 void dispatch_touch(struct subscription *s) {
@@ -180,21 +181,22 @@ void dispatch_announce(struct subscription *s, uint64_t gateway, struct mailbox_
     e->ready.messages = subscription_ready(s);
 }
 
-static bool announced_before(const struct subscription *s, const struct consumer *until) {
-    struct consumer *c;
-    DL_FOREACH(s->attached, c) {
-        if (c == until)
-            return false;
-        if (!c->lost && c->gateway == until->gateway)
+/* Each gateway once, as long as they are not very many. */
+static bool announced_before(uint64_t *seen, size_t *count, uint64_t gateway) {
+    for (size_t i = 0; i < *count; i++)
+        if (seen[i] == gateway)
             return true;
-    }
+    if (*count < ANNOUNCE_GATEWAYS_MAX)
+        seen[(*count)++] = gateway;
     return false;
 }
 
 void dispatch_announce_all(struct subscription *s, struct mailbox_effects *fx) {
+    uint64_t seen[ANNOUNCE_GATEWAYS_MAX];
+    size_t count = 0;
     struct consumer *c;
     DL_FOREACH(s->attached, c) {
-        if (!c->lost && !announced_before(s, c))
+        if (!c->lost && !announced_before(seen, &count, c->gateway))
             dispatch_announce(s, c->gateway, fx);
         c->announced = true;
         if (s->mailbox->settings.dispatch == DISPATCH_EXCLUSIVE)
@@ -229,7 +231,7 @@ static void dispatch_one(struct mailbox *m, struct subscription *s, struct mailb
     if (waiting && !s->waiting)
         dispatch_announce_all(s, fx);
     s->waiting = waiting;
-    usec_t at = m->now + (waiting ? MAILBOX_READY_AGAIN_US : MAILBOX_CREDIT_LINGER_US);
+    usec_t at = m->now + (waiting || s->parked ? MAILBOX_READY_AGAIN_US : MAILBOX_CREDIT_LINGER_US);
     if ((waiting || s->eligible.count) && (!s->linger_timer.place || s->linger_timer.key > at))
         heap_put(&m->timers, &s->linger_timer, at);
 }

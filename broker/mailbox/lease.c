@@ -9,6 +9,8 @@
 
 #include "mailbox/state.h"
 
+enum { DELAYS_MIN = 64 };
+
 int64_t log_time(const struct mailbox *m) {
     return m->now + m->stamp_offset;
 }
@@ -208,8 +210,31 @@ static void delay_arm(struct mailbox *m, struct subscription *s) {
         heap_put(&m->timers, &s->delay_timer, s->delays[0].due - m->stamp_offset);
 }
 
+/* Whether anything of it is still delayed: messages settled meanwhile are not. */
+static bool delay_stands(const struct subscription *s, const struct delay *d) {
+    const struct range *r;
+    for (uint64_t at = d->first; (r = ranges_from(&s->delayed, at)) && r->first < d->end; at = r->end)
+        if ((int64_t)r->value.b == d->due)
+            return true;
+    return false;
+}
+
+/* Stale entries leave when they may be half of all. */
+static void delays_compact(struct subscription *s) {
+    size_t count = s->delays_count;
+    s->delays_count = 0;
+    for (size_t i = 0; i < count; i++)
+        if (delay_stands(s, &s->delays[i])) {
+            s->delays[s->delays_count] = s->delays[i];
+            delay_up(s, s->delays_count++);
+        }
+    s->delays_limit = s->delays_count * 2 > DELAYS_MIN ? s->delays_count * 2 : DELAYS_MIN;
+}
+
 void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due) {
     ranges_set(&s->delayed, first, end, (struct range_value){0, (uint64_t)due, 0});
+    if (s->delays_count >= s->delays_limit)
+        delays_compact(s);
     xgrow(&s->delays, &s->delays_capacity, s->delays_count + 1, sizeof *s->delays);
     s->delays[s->delays_count] = (struct delay){due, first, end};
     delay_up(s, s->delays_count++);

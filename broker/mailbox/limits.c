@@ -7,6 +7,8 @@
  */
 #include "mailbox/state.h"
 
+enum { LIMITS_EXPIRE_PACE_US = 10000 };
+
 /* ---- shares ---- */
 
 /* This partition's part of a limit of the whole mailbox; 0: no limit. */
@@ -149,17 +151,20 @@ bool limits_expired(const struct mailbox *m, const struct batch_record *b) {
     return m->settings.ttl && b && b->stamp <= time_before(log_time(m), m->settings.ttl);
 }
 
+/* Not too often: each look walks over what is leased. */
+static void look_at(struct mailbox *m, usec_t at) {
+    usec_t soonest = time_after(m->expired_at, LIMITS_EXPIRE_PACE_US);
+    heap_put(&m->timers, &m->ttl_timer, at > soonest ? at : soonest);
+}
+
 void limits_expire_soon(struct mailbox *m) {
-    if (!m->expiring)
-        heap_put(&m->timers, &m->ttl_timer, m->now);
+    if (!m->expiring && !m->limbo)
+        look_at(m, m->now);
 }
 
 /* First batch younger than the time to live. */
 static const struct batch_record *first_fresh(const struct mailbox *m) {
-    const struct batch_record *b = batches_from(&m->batches, 0);
-    while (b && limits_expired(m, b))
-        b = batches_next(&m->batches, b);
-    return b;
+    return batches_younger(&m->batches, time_before(log_time(m), m->settings.ttl));
 }
 
 /* The stretch from `at` in one state; true if it is neither settled, leased nor dying. */
@@ -192,10 +197,9 @@ static size_t expire_ranges(struct subscription *s, uint64_t end, struct encoder
 void on_ttl(struct mailbox *m, struct mailbox_effects *fx) {
     if (!m->settings.ttl || m->expiring)
         return;
-    if (m->limbo) { /* consumers may hold what seems to be idle */
-        heap_put(&m->timers, &m->ttl_timer, m->limbo_timer.key + 1);
+    if (m->limbo) /* consumers may hold what seems to be idle; limbo_end looks again */
         return;
-    }
+    m->expired_at = m->now;
     const struct batch_record *b = first_fresh(m);
     uint64_t end = b ? b->base : m->next_offset;
     struct encoder ranges = {0}, e = {0};
@@ -263,7 +267,7 @@ static void arm_ttl(struct mailbox *m) {
         return;
     const struct batch_record *b = first_fresh(m);
     if (b)
-        heap_put(&m->timers, &m->ttl_timer, due_at(m, b->stamp, m->settings.ttl));
+        look_at(m, due_at(m, b->stamp, m->settings.ttl));
 }
 
 static void arm_retention(struct mailbox *m) {

@@ -152,7 +152,7 @@ void mailbox_lead(struct mailbox *m, uint64_t epoch, const uint64_t *gateways, s
         mailbox_unlead(m, fx);
     m->leading = true;
     m->epoch = epoch;
-    m->allowed = INT64_MIN;
+    m->allowed = m->expired_at = INT64_MIN;
     m->now = now;
     m->stamp_offset = stamp - now;
     m->proposed_offset = m->next_offset;

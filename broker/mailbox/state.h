@@ -184,7 +184,7 @@ struct subscription {
     struct ranges back;    /* returned, may be delivered again; value a: its key counts it as waiting */
     struct ranges delayed; /* counted by its key as waiting; value b: due */
     struct delay *delays;  /* a heap by due; entries may be stale */
-    size_t delays_count, delays_capacity;
+    size_t delays_count, delays_capacity, delays_limit;
     uint64_t returning;         /* messages in SPAN_RETURNING */
     uint64_t returning_nobodys; /* those of them that an earlier epoch may have delivered */
     uint64_t cursor;            /* first deliveries go on from here */
@@ -276,6 +276,7 @@ struct mailbox {
     uint64_t proposed_messages, proposed_bytes;
     uint64_t overflow_below; /* drop-oldest: already being dropped */
     uint64_t overflow_messages, overflow_bytes;
+    usec_t expired_at;       /* when expired messages were last looked for */
     bool expiring;           /* a DROP of expired messages is in flight */
     uint64_t retained_below; /* retention has been proposed to let go of what is below */
     int64_t proposed_stamp;
@@ -322,6 +323,8 @@ struct mailbox_effect *effect_add(struct mailbox_effects *fx, enum mailbox_effec
 struct batch_record *batches_at(const struct batches *b, uint64_t offset); /* covers it, not dead; or NULL */
 struct batch_record *batches_from(const struct batches *b,
                                   uint64_t offset); /* first not dead that ends above */
+struct batch_record *batches_younger(const struct batches *b,
+                                     int64_t stamp); /* first not dead with a later one */
 struct batch_record *batches_next(const struct batches *b, const struct batch_record *r);
 struct batch_record *batches_push(struct batches *b);
 void batches_kill(struct batches *b, struct batch_record *r);

@@ -80,7 +80,7 @@ void subscription_unlead(struct mailbox *m, struct subscription *s) {
     ranges_free(&s->delayed);
     free(s->delays);
     s->delays = NULL;
-    s->delays_count = s->delays_capacity = 0;
+    s->delays_count = s->delays_capacity = s->delays_limit = 0;
     heap_free(&s->eligible);
     heap_remove(&m->timers, &s->delay_timer);
     heap_remove(&m->timers, &s->linger_timer);
