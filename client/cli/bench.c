@@ -16,7 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/timerfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/codec.h"
 #include "base/units.h"
@@ -116,15 +118,27 @@ static void on_published(void *ctx, const mr_receipt *receipt, const mr_error *e
     free(s);
 }
 
+/* Wait for a point in time, by a timer of the thread's own. */
+static void wait_until(usec_t due) {
+    static _Thread_local int timer = -1;
+    struct itimerspec at = {.it_value = {.tv_sec = due / USEC_S, .tv_nsec = due % USEC_S * 1000}};
+    uint64_t expirations;
+    if (due <= now_us())
+        return;
+    if (timer < 0)
+        timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC);
+    if (timer >= 0 && timerfd_settime(timer, TFD_TIMER_ABSTIME, &at, NULL) == 0)
+        while (read(timer, &expirations, sizeof expirations) < 0 && errno == EINTR) {
+        }
+}
+
 /* When message i of this publisher is due: the publishers take turns. */
 static usec_t due_of(const struct publisher *p, uint64_t i) {
     const struct bench *b = p->bench;
     if (!b->rate)
         return now_us();
     usec_t due = b->start + (usec_t)((double)i * (double)b->publishers * 1e6 / (double)b->rate);
-    struct timespec t = {.tv_sec = due / USEC_S, .tv_nsec = due % USEC_S * 1000};
-    while (due > now_us() && clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, &t, NULL) == EINTR) {
-    }
+    wait_until(due);
     return due;
 }
 
