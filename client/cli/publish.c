@@ -34,7 +34,7 @@ static bool take_header(void *out, const char *value) {
     const char *equals = strchr(value, '=');
     if (!equals || equals == value || p->headers_count == PUBLISH_HEADERS_MAX)
         return false;
-    char *name = strndup(value, (size_t)(equals - value)); /* lives as long as the process */
+    char *name = strndup(value, (size_t)(equals - value)); /* see headers_free */
     p->headers[p->headers_count++] = (mr_header){name, equals + 1, strlen(equals + 1)};
     return true;
 }
@@ -157,6 +157,24 @@ static int check(struct publish *p, const struct positionals *args) {
     return args_name(p->cli, "NAME", p->mailbox);
 }
 
+static void headers_free(struct publish *p) {
+    for (size_t i = 0; i < p->headers_count; i++)
+        free((char *)p->headers[i].name);
+}
+
+/* Publishes all there is, and waits for the outcomes. */
+static int publish_all(struct publish *p, const struct positionals *texts) {
+    int code = EXIT_DONE;
+    for (size_t i = 1; i < texts->count; i++)
+        publish_times(p, texts->items[i], strlen(texts->items[i]));
+    if (texts->count == 1)
+        code = publish_input(p);
+    /* Each message has its deadline: this ends. */
+    mr_client_flush(p->cli->client, p->cli->timeout_ms + 2 * CLI_CLOSE_MS, NULL);
+    int outcome = report(p);
+    return outcome != EXIT_DONE ? outcome : code;
+}
+
 static int run(struct cli *cli, char **argv) {
     struct publish p = {.cli = cli, .count = 1, .lock = PTHREAD_MUTEX_INITIALIZER};
     const struct arg args[] = {
@@ -170,22 +188,16 @@ static int run(struct cli *cli, char **argv) {
     int code = args_parse(cli, args, argv, &texts);
     if (code == EXIT_DONE)
         code = args_count(cli, &texts, 1, CLI_POSITIONALS_MAX, "NAME [TEXT...]");
-    if (code != EXIT_DONE)
-        return code;
-    p.mailbox = texts.items[0];
-    code = check(&p, &texts);
+    if (code == EXIT_DONE) {
+        p.mailbox = texts.items[0];
+        code = check(&p, &texts);
+    }
     if (code == EXIT_DONE)
         code = cli_client(cli, PUBLISH_WINDOW_BYTES);
-    if (code != EXIT_DONE)
-        return code;
-    for (size_t i = 1; i < texts.count; i++)
-        publish_times(&p, texts.items[i], strlen(texts.items[i]));
-    if (texts.count == 1)
-        code = publish_input(&p);
-    /* Each message has its deadline: this ends. */
-    mr_client_flush(cli->client, cli->timeout_ms + 2 * CLI_CLOSE_MS, NULL);
-    int outcome = report(&p);
-    return outcome != EXIT_DONE ? outcome : code;
+    if (code == EXIT_DONE)
+        code = publish_all(&p, &texts);
+    headers_free(&p);
+    return code;
 }
 
 const struct command command_publish = {

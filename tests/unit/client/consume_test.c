@@ -143,6 +143,12 @@ Test(consume, an_unanswered_settlement_goes_again_until_answered) {
     fake_free(f);
 }
 
+static void answer_with(struct fake *f, int result) {
+    fake_lock(f);
+    f->settle_result = result;
+    fake_unlock(f);
+}
+
 Test(consume, answers_are_told_apart) {
     struct fake *f = fake_new();
     mr_client *client = fake_client(f, 5000);
@@ -151,17 +157,19 @@ Test(consume, answers_are_told_apart) {
     static const int expected[] = {MR_OK, MR_ESETTLED, MR_ETOOLATE};
     mr_message *m;
     for (int i = 0; i < 3; i++) {
-        f->settle_result = i;
+        answer_with(f, i);
         m = next(k);
         cr_assert(mr_settle(m, MR_ACK, 0, 5000, NULL) == expected[i]);
         mr_message_free(m);
     }
-    f->settle_result = 3; /* "not leading: ask again" */
+    answer_with(f, 3); /* "not leading: ask again" */
     m = next(k);
     cr_assert(mr_settle(m, MR_ACK, 0, 300, NULL) == MR_EUNKNOWN);
+    fake_lock(f);
     size_t asked = f->settles_count - 3;
+    fake_unlock(f);
     cr_assert(asked > 1 && asked < 60, "asked %zu times in 300 ms", asked);
-    f->settle_result = 0;
+    answer_with(f, 0);
     cr_assert(mr_consumer_flush(k, 5000, NULL) == MR_OK);
     mr_message_free(m);
     mr_client_close(client, 5000, NULL);
