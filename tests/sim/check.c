@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The invariants of DESIGN section 11, judged from outside: a global record of
+ * what was committed, and the clients' own histories. The broker's counters are
+ * used for "conserved" only.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/body.h"
+#include "base/check.h"
+#include "base/crc.h"
+#include "base/xalloc.h"
+#include "clients.h"
+
+enum { GENERATIONS_MAX = 64, STATE_EVERY = 64 };
+
+struct written { /* an entry that some replica has stored */
+    uint64_t epoch;
+    uint32_t crc;
+};
+
+struct slot { /* one index of one partition */
+    struct written *written;
+    size_t written_count, written_capacity;
+    bool committed;
+    uint64_t epoch;
+    uint32_t crc, state;
+};
+
+struct origin { /* one offset: who published it */
+    uint32_t publisher, generation, number;
+    uint64_t sequence, index;
+    bool letter;
+};
+
+struct history { /* of an offset in a subscription, as consumers saw it */
+    bool delivered, done;
+    int done_by;
+    uint64_t done_epoch;
+    uint32_t done_number, number;
+    uint64_t epoch; /* of the newest delivery */
+    int consumer;
+};
+
+struct sequences { /* of one producer in one partition: offset by sequence, plus one */
+    uint64_t *base;
+    size_t capacity;
+    uint64_t last;
+};
+
+struct epoch_leader {
+    uint64_t epoch;
+    int process;
+    uint64_t incarnation;
+};
+
+struct letter {
+    struct producer_id producer;
+    uint64_t sequence;
+};
+
+struct log {
+    struct slot *slots; /* by index */
+    size_t slots_capacity;
+    uint64_t applied; /* highest index applied anywhere */
+    struct origin *offsets;
+    size_t offsets_capacity;
+    uint64_t next_offset;
+    struct sequences sequences[SIM_PUBLISHERS_MAX][GENERATIONS_MAX];
+    struct history *histories[SIM_SUBSCRIPTIONS_MAX];
+    size_t histories_capacity[SIM_SUBSCRIPTIONS_MAX];
+    struct epoch_leader *leaders;
+    size_t leaders_count, leaders_capacity;
+    uint64_t acting_epoch; /* highest that has delivered or settled */
+    struct letter *letters;
+    size_t letters_count, letters_capacity;
+    uint64_t starts[SIM_SUBSCRIPTIONS_MAX]; /* first offset of each subscription, at the end */
+};
+
+struct checker {
+    struct sim *sim;
+    struct log logs[SIM_PARTITIONS_MAX + 1];
+};
+
+static struct log *log_of(struct sim *s, uint64_t partition) {
+    CHECK(partition <= SIM_PARTITIONS_MAX);
+    return &s->checker->logs[partition];
+}
+
+static void *at_least(void *items_pointer, size_t *capacity, uint64_t index, size_t each) {
+    size_t before = *capacity;
+    void **items = items_pointer;
+    if (index >= before) {
+        xgrow(items_pointer, capacity, index + 1, each);
+        memset((char *)*items + before * each, 0, (*capacity - before) * each);
+    }
+    return (char *)*items + index * each;
+}
+
+static struct slot *slot_of(struct log *l, uint64_t index) {
+    return at_least(&l->slots, &l->slots_capacity, index, sizeof *l->slots);
+}
+
+static uint32_t crc_of(const struct entry *e) {
+    uint8_t type = e->type;
+    uint32_t crc = crc32c(0, &type, 1);
+    return e->body ? crc32c(crc, e->body->data, e->body->size) : crc;
+}
+
+/* ---- agreement ---- */
+
+void checker_write(struct process *p, uint64_t partition, const struct entry *e) {
+    struct slot *slot = slot_of(log_of(p->sim, partition), e->index);
+    uint32_t crc = crc_of(e);
+    for (size_t i = 0; i < slot->written_count; i++) {
+        if (slot->written[i].epoch != e->epoch)
+            continue;
+        if (slot->written[i].crc != crc)
+            sim_violation(p->sim, "agreement", "p%d index %llu epoch %llu has two contents; %s writes the second",
+                          (int)partition, (unsigned long long)e->index, (unsigned long long)e->epoch, p->name);
+        return;
+    }
+    xgrow(&slot->written, &slot->written_capacity, slot->written_count + 1, sizeof *slot->written);
+    slot->written[slot->written_count++] = (struct written){e->epoch, crc};
+}
+
+/* ---- once, order, honest: what is committed ---- */
+
+static struct origin *offset_of(struct log *l, uint64_t offset) {
+    return at_least(&l->offsets, &l->offsets_capacity, offset, sizeof *l->offsets);
+}
+
+static void commit_letter(struct sim *s, struct log *l, const struct batch_header *h) {
+    for (size_t i = 0; i < l->letters_count; i++)
+        if (l->letters[i].sequence == h->sequence &&
+            memcmp(&l->letters[i].producer, &h->producer, sizeof h->producer) == 0)
+            sim_violation(s, "once", "a dead letter is stored twice (intent %llu)",
+                          (unsigned long long)h->sequence);
+    xgrow(&l->letters, &l->letters_capacity, l->letters_count + 1, sizeof *l->letters);
+    l->letters[l->letters_count++] = (struct letter){h->producer, h->sequence};
+}
+
+static void commit_sequence(struct sim *s, struct log *l, uint64_t partition, const struct batch_header *h,
+                            const struct stamp *stamp) {
+    CHECK(stamp->publisher < SIM_PUBLISHERS_MAX && stamp->generation < GENERATIONS_MAX);
+    struct sequences *q = &l->sequences[stamp->publisher][stamp->generation];
+    uint64_t *base = at_least(&q->base, &q->capacity, h->sequence, sizeof *q->base);
+    if (*base)
+        sim_violation(s, "once", "p%d: publisher %u sequence %llu is stored at offsets %llu and %llu",
+                      (int)partition, stamp->publisher, (unsigned long long)h->sequence,
+                      (unsigned long long)(*base - 1), (unsigned long long)h->base_offset);
+    if (h->sequence < q->last)
+        sim_violation(s, "order", "p%d: publisher %u sequence %llu is stored behind %llu", (int)partition,
+                      stamp->publisher, (unsigned long long)h->sequence, (unsigned long long)q->last);
+    *base = h->base_offset + 1;
+    q->last = h->sequence;
+}
+
+static void commit_batch(struct sim *s, struct log *l, uint64_t partition, const struct entry *e) {
+    struct batch_header h;
+    struct batch_message m;
+    struct stamp stamp;
+    batch_read_header(e->body->data, &h);
+    if (h.base_offset != l->next_offset)
+        sim_violation(s, "agreement", "p%d index %llu begins at offset %llu, expected %llu", (int)partition,
+                      (unsigned long long)e->index, (unsigned long long)h.base_offset,
+                      (unsigned long long)l->next_offset);
+    struct batch_cursor cursor = batch_messages(e->body->data, e->body->size);
+    bool letter = h.flags & BATCH_FLAG_DEAD_LETTER;
+    for (uint32_t i = 0; batch_next(&cursor, &m); i++) {
+        if (!payload_check((const uint8_t *)m.payload.data, m.payload.size, &stamp))
+            sim_violation(s, "honest", "p%d index %llu message %u is not as published", (int)partition,
+                          (unsigned long long)e->index, i);
+        *offset_of(l, h.base_offset + i) = (struct origin){
+            stamp.publisher, stamp.generation, stamp.number, stamp.sequence, e->index, letter};
+    }
+    l->next_offset += h.count;
+    if (letter)
+        commit_letter(s, l, &h);
+    else
+        commit_sequence(s, l, partition, &h, &stamp);
+}
+
+void checker_apply(struct process *p, uint64_t partition, const struct entry *e) {
+    struct log *l = log_of(p->sim, partition);
+    struct slot *slot = slot_of(l, e->index);
+    uint32_t crc = crc_of(e);
+    if (slot->committed) {
+        if (slot->epoch != e->epoch || slot->crc != crc)
+            sim_violation(p->sim, "agreement",
+                          "p%d index %llu was committed in epoch %llu, %s applies another of epoch %llu",
+                          (int)partition, (unsigned long long)e->index, (unsigned long long)slot->epoch,
+                          p->name, (unsigned long long)e->epoch);
+        return;
+    }
+    if (e->index != l->applied + 1)
+        sim_violation(p->sim, "agreement", "p%d: %s applies index %llu, committed so far %llu", (int)partition,
+                      p->name, (unsigned long long)e->index, (unsigned long long)l->applied);
+    slot->committed = true;
+    slot->epoch = e->epoch;
+    slot->crc = crc;
+    l->applied = e->index;
+    if (e->type == ENTRY_BATCH && partition)
+        commit_batch(p->sim, l, partition, e);
+}
+
+/* All replicas that have applied the same index hold the same state. */
+void checker_state(struct process *p, uint64_t partition, uint64_t index, struct encoder *e) {
+    struct slot *slot = slot_of(log_of(p->sim, partition), index);
+    uint32_t crc = crc32c(1, e->data, e->size) | 1;
+    if (slot->state && slot->state != crc)
+        sim_violation(p->sim, "agreement", "p%d: %s has another state than others after index %llu",
+                      (int)partition, p->name, (unsigned long long)index);
+    slot->state = crc;
+}
+
+/* ---- the wrapped call: partition.c applies to its mailbox by itself ---- */
+
+static struct process *running;
+
+void checker_running(struct process *p) {
+    running = p;
+}
+
+void __real_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now, struct mailbox_effects *fx);
+void __wrap_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now, struct mailbox_effects *fx);
+
+void __wrap_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now,
+                          struct mailbox_effects *fx) {
+    struct process *p = running;
+    struct partition *partition = p ? shard_partition_of(p, m) : NULL;
+    CHECK(partition);
+    checker_apply(p, partition->id, entry);
+    __real_mailbox_apply(m, entry, now, fx);
+    if (entry->index % STATE_EVERY == 0) {
+        struct encoder e = {0};
+        mailbox_checkpoint(m, &e);
+        checker_state(p, partition->id, entry->index, &e);
+        encoder_free(&e);
+    }
+}
+
+/* ---- one leader ---- */
+
+void checker_leading(struct process *p, uint64_t partition, uint64_t epoch) {
+    struct log *l = log_of(p->sim, partition);
+    for (size_t i = 0; i < l->leaders_count; i++)
+        if (l->leaders[i].epoch == epoch)
+            sim_violation(p->sim, "one leader", "p%d epoch %llu is led by %s and by %s%s", (int)partition,
+                          (unsigned long long)epoch, p->sim->processes[l->leaders[i].process].name, p->name,
+                          l->leaders[i].process == p->id ? " again" : "");
+    xgrow(&l->leaders, &l->leaders_capacity, l->leaders_count + 1, sizeof *l->leaders);
+    l->leaders[l->leaders_count++] = (struct epoch_leader){epoch, p->id, p->incarnation};
+    sim_count(p->sim, RARE_leader_changes);
+    sim_trace(p->sim, "%s p%d leads epoch %llu", p->name, (int)partition, (unsigned long long)epoch);
+}
+
+void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint64_t applied) {
+    struct log *l = log_of(p->sim, partition);
+    sim_trace(p->sim, "%s p%d active in epoch %llu at index %llu", p->name, (int)partition,
+              (unsigned long long)epoch, (unsigned long long)applied);
+    if (applied < l->applied)
+        sim_violation(p->sim, "durable", "p%d: %s leads epoch %llu with %llu applied, committed is %llu",
+                      (int)partition, p->name, (unsigned long long)epoch, (unsigned long long)applied,
+                      (unsigned long long)l->applied);
+}
+
+/* ---- who may deliver ---- */
+
+static void acts(struct process *p, uint64_t partition, uint64_t epoch, const char *what) {
+    struct log *l = log_of(p->sim, partition);
+    if (epoch < l->acting_epoch)
+        sim_violation(p->sim, "fenced", "p%d: %s %s in epoch %llu after epoch %llu has", (int)partition, p->name,
+                      what, (unsigned long long)epoch, (unsigned long long)l->acting_epoch);
+    l->acting_epoch = epoch;
+}
+
+void checker_deliver(struct process *p, uint64_t partition, const struct mailbox_effect *e) {
+    struct log *l = log_of(p->sim, partition);
+    acts(p, partition, e->deliver.epoch, "delivers");
+    if (e->deliver.first_offset + e->deliver.count > l->next_offset)
+        sim_violation(p->sim, "honest", "p%d: %s delivers offset %llu, which is not committed", (int)partition,
+                      p->name, (unsigned long long)e->deliver.first_offset);
+}
+
+void checker_settled(struct process *p, uint64_t partition, uint64_t epoch) {
+    acts(p, partition, epoch, "settles");
+}
+
+/* ---- conserved ---- */
+
+static void check_conserved(struct process *p, struct partition *partition) {
+    struct subscription_stats t;
+    for (size_t i = 0; mailbox_subscription_stats(partition->mailbox, i, &t); i++) {
+        uint64_t sum = t.ready + t.leased + t.delayed + t.dying + t.acked + t.dead + t.expired + t.dropped +
+                       t.purged;
+        if (t.published != sum)
+            sim_violation(p->sim, "conserved",
+                          "p%d %s on %s: published %llu, but ready %llu leased %llu delayed %llu dying %llu "
+                          "acked %llu dead %llu expired %llu dropped %llu purged %llu",
+                          (int)partition->id, t.name, p->name, (unsigned long long)t.published,
+                          (unsigned long long)t.ready, (unsigned long long)t.leased,
+                          (unsigned long long)t.delayed, (unsigned long long)t.dying,
+                          (unsigned long long)t.acked, (unsigned long long)t.dead,
+                          (unsigned long long)t.expired, (unsigned long long)t.dropped,
+                          (unsigned long long)t.purged);
+        if (strcmp(t.name, "default") == 0 && t.published != mailbox_next_offset(partition->mailbox))
+            sim_violation(p->sim, "conserved", "p%d on %s: published %llu of %llu", (int)partition->id, p->name,
+                          (unsigned long long)t.published,
+                          (unsigned long long)mailbox_next_offset(partition->mailbox));
+    }
+}
+
+void checker_turn(struct process *p, struct partition *partition) {
+    if (p->sim->result.events % 4 == 0)
+        check_conserved(p, partition);
+}
+
+/* ---- the clients' histories ---- */
+
+void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned generation, uint64_t sequence,
+                     uint64_t base_offset) {
+    struct log *l = log_of(s, partition);
+    CHECK(generation < GENERATIONS_MAX);
+    struct sequences *q = &l->sequences[publisher][generation];
+    uint64_t base = sequence < q->capacity ? q->base[sequence] : 0;
+    if (!base)
+        sim_violation(s, "durable", "p%d: publisher %d has a receipt for sequence %llu, which is not committed",
+                      (int)partition, publisher, (unsigned long long)sequence);
+    if (base_offset != UINT64_MAX && base_offset != base - 1)
+        sim_violation(s, "once", "p%d: the receipt for sequence %llu says offset %llu, it is at %llu",
+                      (int)partition, (unsigned long long)sequence, (unsigned long long)base_offset,
+                      (unsigned long long)(base - 1));
+}
+
+static struct history *history_of(struct log *l, int subscription, uint64_t offset) {
+    return at_least(&l->histories[subscription], &l->histories_capacity[subscription], offset,
+                    sizeof(struct history));
+}
+
+static void got_one(struct sim *s, uint64_t partition, int subscription, int consumer, uint64_t offset,
+                    const struct message *m, const struct batch_message *in) {
+    struct log *l = log_of(s, partition);
+    struct origin *o = offset_of(l, offset);
+    struct history *h = history_of(l, subscription, offset);
+    struct stamp stamp;
+    if (!payload_check((const uint8_t *)in->payload.data, in->payload.size, &stamp) ||
+        offset >= l->next_offset || stamp.publisher != o->publisher || stamp.generation != o->generation ||
+        stamp.sequence != o->sequence || stamp.number != o->number)
+        sim_violation(s, "honest", "p%d offset %llu was delivered with other bytes than published",
+                      (int)partition, (unsigned long long)offset);
+    if (h->done && m->delivery.delivery_number > h->done_number)
+        sim_violation(s, "fenced", "p%d offset %llu was acked by delivery %u and is delivered as %u",
+                      (int)partition, (unsigned long long)offset, h->done_number, m->delivery.delivery_number);
+    if (h->delivered && h->epoch == m->delivery.epoch && h->number == m->delivery.delivery_number &&
+        h->consumer != consumer)
+        sim_violation(s, "fenced", "p%d offset %llu has two live leases in epoch %llu: consumers %d and %d",
+                      (int)partition, (unsigned long long)offset, (unsigned long long)h->epoch, h->consumer,
+                      consumer);
+    h->delivered = true;
+    h->epoch = m->delivery.epoch;
+    h->number = m->delivery.delivery_number;
+    h->consumer = consumer;
+}
+
+void checker_got(struct sim *s, uint64_t partition, int subscription, int consumer, const struct message *m) {
+    struct batch_cursor cursor = batch_run(m->delivery.run->data, m->delivery.run->size);
+    struct batch_message in;
+    uint32_t i = 0;
+    for (; i < m->delivery.count && batch_next(&cursor, &in); i++)
+        got_one(s, partition, subscription, consumer, m->delivery.first_offset + i, m, &in);
+    if (i != m->delivery.count)
+        sim_violation(s, "honest", "p%d: a delivery of %u messages holds %u", (int)partition, m->delivery.count, i);
+}
+
+void checker_settle_result(struct sim *s, uint64_t partition, int subscription, int consumer, uint64_t offset,
+                           const struct mailbox_settlement *item, enum settle_result result) {
+    struct history *h = history_of(log_of(s, partition), subscription, offset);
+    if (result == SETTLE_TOO_LATE)
+        sim_count(s, RARE_too_late);
+    if (result == SETTLE_ALREADY)
+        sim_count(s, RARE_already);
+    if (item->kind != SETTLE_ACK || result != SETTLE_DONE)
+        return;
+    if (h->done && (h->done_by != consumer || h->done_number != item->delivery_number))
+        sim_violation(s, "fenced", "p%d offset %llu: acked by consumer %d (delivery %u) and by %d (delivery %u)",
+                      (int)partition, (unsigned long long)offset, h->done_by, h->done_number, consumer,
+                      item->delivery_number);
+    if (h->number > item->delivery_number)
+        sim_violation(s, "fenced", "p%d offset %llu: ack of delivery %u is done after delivery %u", (int)partition,
+                      (unsigned long long)offset, item->delivery_number, h->number);
+    h->done = true;
+    h->done_by = consumer;
+    h->done_number = item->delivery_number;
+}
+
+/* ---- the end ---- */
+
+static bool partition_delivered(struct sim *s, const struct box *b, uint64_t partition, char *why, size_t size) {
+    struct log *l = log_of(s, partition);
+    for (int k = 0; k < b->subscriptions_count; k++) {
+        for (uint64_t offset = l->starts[k]; b->exact && offset < l->next_offset; offset++) {
+            if (history_of(l, k, offset)->delivered)
+                continue;
+            snprintf(why, size, "p%d offset %llu never came to subscription %s", (int)partition,
+                     (unsigned long long)offset, b->subscriptions[k]);
+            return false;
+        }
+    }
+    return true;
+}
+
+static struct partition *led(struct sim *s, uint64_t partition) {
+    for (int i = 0; i < s->processes_count; i++) {
+        struct process *p = &s->processes[i];
+        struct partition *found = p->kind == PROCESS_SHARD && p->up ? shard_partition(p, partition) : NULL;
+        if (found && mailbox_leading(found->mailbox))
+            return found;
+    }
+    return NULL;
+}
+
+/* What the leaders still hold, as they count it. */
+static bool drained(struct sim *s, const struct box *b, uint64_t partition, char *why, size_t size) {
+    struct partition *p = led(s, partition);
+    struct log *l = log_of(s, partition);
+    struct subscription_stats t;
+    if (!p) {
+        snprintf(why, size, "p%d has no leader", (int)partition);
+        return false;
+    }
+    for (size_t i = 0; mailbox_subscription_stats(p->mailbox, i, &t); i++) {
+        int k = clients_subscription(b, t.name);
+        if (k >= 0)
+            l->starts[k] = l->next_offset - t.published;
+        if (!b->letters && t.ready + t.leased + t.delayed + t.dying) {
+            snprintf(why, size, "p%d %s: ready %llu leased %llu delayed %llu dying %llu%s%s", (int)partition, t.name,
+                     (unsigned long long)t.ready, (unsigned long long)t.leased, (unsigned long long)t.delayed,
+                     (unsigned long long)t.dying, t.reason[0] ? ", " : "", t.reason);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size) {
+    for (int i = 0; i < s->clients->boxes_count; i++) {
+        struct box *b = &s->clients->boxes[i];
+        for (uint32_t k = 0; k < b->settings.partitions; k++) {
+            uint64_t partition = (uint64_t)b->first_partition + k;
+            if (!drained(s, b, partition, why, size) || !partition_delivered(s, b, partition, why, size))
+                return false;
+        }
+    }
+    return true;
+}
+
+uint64_t checker_next_offset(struct sim *s, uint64_t partition) {
+    return log_of(s, partition)->next_offset;
+}
+
+/* ---- life ---- */
+
+struct checker *checker_new(struct sim *s) {
+    struct checker *c = xcalloc(1, sizeof *c);
+    c->sim = s;
+    return c;
+}
+
+void checker_free(struct checker *c) {
+    for (int i = 0; i <= SIM_PARTITIONS_MAX; i++) {
+        struct log *l = &c->logs[i];
+        for (size_t k = 0; k < l->slots_capacity; k++)
+            free(l->slots[k].written);
+        for (int a = 0; a < SIM_PUBLISHERS_MAX; a++)
+            for (int b = 0; b < GENERATIONS_MAX; b++)
+                free(l->sequences[a][b].base);
+        for (int k = 0; k < SIM_SUBSCRIPTIONS_MAX; k++)
+            free(l->histories[k]);
+        free(l->slots);
+        free(l->offsets);
+        free(l->leaders);
+        free(l->letters);
+    }
+    free(c);
+}

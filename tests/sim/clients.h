@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Mailboxes, publishers and consumers of a seed, and gateways between. */
+#ifndef MAILROOM_SIM_CLIENTS_H
+#define MAILROOM_SIM_CLIENTS_H
+
+#include "sim.h"
+
+enum {
+    WINDOW_MAX = 6,
+    BATCH_MESSAGES_SIM_MAX = 5,
+    PAYLOAD_HEAD_BYTES = 32
+};
+
+/* What a payload begins with: who published it. */
+struct stamp {
+    uint32_t publisher, generation, partition, number;
+    uint64_t sequence;
+    uint32_t size;
+};
+
+struct box {
+    char name[SIM_NAME_BYTES];
+    struct mailbox_settings settings;
+    int first_partition; /* id of its partition 0 */
+    int subscriptions_count;
+    char subscriptions[SIM_SUBSCRIPTIONS_MAX][SIM_NAME_BYTES];
+    bool created;
+    bool exact; /* nothing is dropped by policy: all must arrive */
+    bool letters; /* dead letters come here */
+};
+
+enum batch_state { BATCH_UNSENT, BATCH_SENT };
+
+struct batch {
+    uint64_t sequence, after;
+    enum batch_state state;
+    uint32_t count;
+    usec_t sent_at, made_at;
+    struct body *body;
+};
+
+struct lane { /* a publisher's work for one partition */
+    unsigned generation;
+    uint64_t next_sequence, after;
+    struct batch window[WINDOW_MAX];
+    int count;
+    usec_t retry_at;
+};
+
+struct publisher {
+    int index, box;
+    int gateway; /* process id */
+    struct producer_id producers[SIM_PARTITIONS_MAX];
+    struct lane lanes[SIM_PARTITIONS_MAX]; /* by partition's number */
+    int next_lane;
+    usec_t interval;
+    uint64_t made;
+};
+
+enum held_state { HELD, SETTLING };
+
+struct held {
+    uint64_t partition, offset, epoch;
+    uint32_t number;
+    enum held_state state;
+    enum settle_kind kind;
+    usec_t delay, act_at, sent_at;
+    uint64_t request;
+};
+
+struct consumer {
+    int index, box, subscription;
+    int gateway;
+    bool alive;
+    struct consumer_id id;
+    uint32_t credit;
+    uint32_t lent[SIM_PARTITIONS_MAX + 1];
+    uint64_t ready[SIM_PARTITIONS_MAX + 1], burst[SIM_PARTITIONS_MAX + 1]; /* wanted; as announced */
+    bool attached[SIM_PARTITIONS_MAX + 1];
+    struct held held[SIM_HELD_MAX];
+    int held_count;
+    usec_t think_max;
+    usec_t attach_at;
+    unsigned lazy; /* of 10000: holds a message until its lease runs out */
+};
+
+struct gateway {
+    struct process *process;
+    int leader[SIM_PARTITIONS_MAX + 1]; /* process id, -1 */
+    uint64_t epoch[SIM_PARTITIONS_MAX + 1];
+    struct {
+        bool used;
+        uint64_t request, partition;
+        int from;
+    } forwards[64];
+};
+
+struct clients {
+    struct box boxes[SIM_MAILBOXES_MAX];
+    int boxes_count;
+    struct publisher publishers[SIM_PUBLISHERS_MAX];
+    int publishers_count;
+    struct consumer consumers[SIM_CONSUMERS_MAX];
+    int consumers_count;
+    uint64_t next_request;
+    bool made;
+};
+
+struct box *clients_box_of(struct sim *s, uint64_t partition);
+struct consumer *clients_consumer(struct sim *s, const struct consumer_id *id);
+int clients_subscription(const struct box *b, const char *name);
+void payload_fill(const struct stamp *stamp, uint8_t *out);
+bool payload_check(const uint8_t *data, size_t size, struct stamp *out);
+
+#endif

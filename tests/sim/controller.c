@@ -1,0 +1,525 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The simulated controller: its loop, other controllers, shards, forming;
+ * mirrors broker/controller's controller.c, peers.c, shards.c and forming.c. */
+#include "controller.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/body.h"
+#include "base/check.h"
+#include "base/xalloc.h"
+
+static struct sim *sim_of(struct controller *c) {
+    return c->process->sim;
+}
+
+bool controller_leads(const struct process *p) {
+    return p->controller->leads;
+}
+
+const struct metadata *controller_metadata(const struct process *p) {
+    return p->controller->metadata;
+}
+
+size_t controller_vacate(struct process *p, member_t m) {
+    struct controller *c = p->controller;
+    size_t left = control_vacate(c->control, m, process_now(p), &c->control_effects);
+    group_run(c);
+    process_touch(p);
+    return left;
+}
+
+/* ---- who is who ---- */
+
+int peers_member(struct controller *c, member_t m) {
+    int at = network_by_member(c->process, m);
+    return at >= 0 && sim_of(c)->processes[at].kind == PROCESS_CONTROLLER ? at : -1;
+}
+
+static const struct metadata_node *node_of(struct controller *c, int process) {
+    struct sim *s = sim_of(c);
+    return metadata_node_named(c->metadata, s->nodes[s->processes[process].node].name);
+}
+
+static int index_of(struct controller *c, int process) {
+    struct process *p = &sim_of(c)->processes[process];
+    return p->kind == PROCESS_SHARD ? p->index : DETECTOR_CONTROLLER;
+}
+
+static void heard(struct controller *c, int from) {
+    const struct metadata_node *n = node_of(c, from);
+    if (n)
+        detector_heard(c->detector, n->id, index_of(c, from), process_now(c->process), &c->detected);
+    if (c->detected.count)
+        group_detected(c);
+}
+
+static void gone(struct controller *c, int process) {
+    const struct metadata_node *n = node_of(c, process);
+    if (n)
+        detector_gone(c->detector, n->id, index_of(c, process), process_now(c->process), &c->detected);
+    group_detected(c);
+}
+
+static bool own_shard(struct controller *c, int process) {
+    struct process *p = &sim_of(c)->processes[process];
+    return p->kind == PROCESS_SHARD && p->node == c->process->node;
+}
+
+/* The shard at the other end of this link, if it is who the metadata says. */
+static member_t shard_at(struct controller *c, int process) {
+    struct process *p = &sim_of(c)->processes[process];
+    struct end *end = &c->process->ends[process];
+    const struct metadata_node *n = node_of(c, process);
+    if (p->kind != PROCESS_SHARD || !end->up)
+        return 0;
+    if (p->node == c->process->node)
+        return end->member;
+    return n && (uint32_t)p->index < n->info.shards_count && n->info.shards[p->index] == end->member
+               ? end->member
+               : 0;
+}
+
+static int shard_of(struct controller *c, member_t m) {
+    for (int i = 0; m && i < sim_of(c)->processes_count; i++)
+        if (shard_at(c, i) == m)
+            return i;
+    return -1;
+}
+
+void shards_send(struct controller *c, member_t to, struct message *m) {
+    int at = shard_of(c, to);
+    if (at >= 0)
+        network_send(c->process, at, m);
+    else
+        message_free(m);
+}
+
+static void shard_up(struct controller *c, int shard);
+
+static void watch_node(struct controller *c, const struct metadata_node *n) {
+    usec_t now = process_now(c->process);
+    if (n->state == NODE_LEFT) {
+        detector_forget_node(c->detector, n->id);
+        return;
+    }
+    detector_watch(c->detector, n->id, DETECTOR_CONTROLLER, n->info.controller, now);
+    for (uint32_t i = 0; i < n->info.shards_count; i++)
+        detector_watch(c->detector, n->id, (int)i, n->info.shards[i], now);
+}
+
+void peers_refresh(struct controller *c) {
+    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
+        watch_node(c, metadata_node_at(c->metadata, i));
+    for (int i = 0; i < sim_of(c)->processes_count; i++) {
+        if (shard_at(c, i) && c->shards_known[i] != shard_at(c, i))
+            shard_up(c, i); /* its identity is the metadata's at last */
+        else if (c->process->ends[i].up)
+            heard(c, i);
+    }
+    const struct metadata_node *own = metadata_node_named(c->metadata, sim_of(c)->nodes[c->process->node].name);
+    if (own)
+        detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, process_now(c->process), &c->detected);
+}
+
+/* ---- records ---- */
+
+static struct message *record_of(struct controller *c, uint64_t partition) {
+    const struct metadata_partition *p = metadata_partition(c->metadata, partition);
+    const struct metadata_mailbox *b = p ? metadata_mailbox(c->metadata, p->mailbox) : NULL;
+    struct message *m = message_new(M_RECORD, partition);
+    m->record.removed = !b;
+    if (!b)
+        return m;
+    m->record.record = p->record;
+    m->record.settings = b->settings;
+    m->record.number = p->number;
+    m->record.dead_letter_partitions = metadata_dead_letter_partitions(c->metadata, b);
+    snprintf(m->record.mailbox, sizeof m->record.mailbox, "%.*s", SIM_NAME_BYTES - 1, b->name);
+    for (uint32_t i = 0; i < b->subscriptions_count; i++) {
+        struct wish *w = &m->record.wishes[m->record.wishes_count++];
+        CHECK(i <= SIM_SUBSCRIPTIONS_MAX);
+        snprintf(w->name, sizeof w->name, "%.*s", SIM_NAME_BYTES - 1, b->subscriptions[i].name);
+        w->from = b->subscriptions[i].from;
+        w->value = b->subscriptions[i].value;
+    }
+    return m;
+}
+
+static bool concerns(struct controller *c, member_t m, const struct metadata_partition *p) {
+    return metadata_holds(&p->record, m) || metadata_drop_find(c->metadata, p->id, m);
+}
+
+/* At the end of the turn, once. */
+void shards_record(struct controller *c, member_t to, uint64_t partition) {
+    int at = shard_of(c, to);
+    if (at < 0 || c->due[at][partition])
+        return;
+    c->due[at][partition] = message_new(M_RECORD, partition);
+}
+
+static void send_due(struct controller *c) {
+    for (int i = 0; i < SIM_PROCESSES_MAX; i++) {
+        for (int k = 0; k <= SIM_PARTITIONS_MAX; k++) {
+            if (!c->due[i][k])
+                continue;
+            message_free(c->due[i][k]);
+            c->due[i][k] = NULL;
+            network_send(c->process, i, record_of(c, (uint64_t)k));
+        }
+    }
+}
+
+static void send_everything(struct controller *c, int shard) {
+    const struct metadata_partition *p = NULL;
+    while ((p = metadata_partition_next(c->metadata, p ? p->id : 0)))
+        if (concerns(c, shard_at(c, shard), p))
+            network_send(c->process, shard, record_of(c, p->id));
+    if (own_shard(c, shard))
+        network_send(c->process, shard, message_new(M_COMPLETE, 0));
+}
+
+static void changed_mailbox(struct controller *c, member_t m, uint64_t mailbox) {
+    const struct metadata_mailbox *b = metadata_mailbox(c->metadata, mailbox);
+    for (uint32_t k = 0; b && k < b->partitions_count; k++)
+        if (concerns(c, m, metadata_partition(c->metadata, b->partitions[k])))
+            shards_record(c, m, b->partitions[k]);
+}
+
+void shards_changed(struct controller *c, const struct metadata_changes *changes) {
+    for (int i = 0; i < sim_of(c)->processes_count; i++) {
+        member_t m = shard_at(c, i);
+        if (!m || !own_shard(c, i))
+            continue;
+        if (changes->everything) {
+            send_everything(c, i);
+            continue;
+        }
+        for (size_t k = 0; k < changes->partitions_count; k++) {
+            const struct metadata_partition *p = metadata_partition(c->metadata, changes->partitions[k]);
+            if (!p || concerns(c, m, p))
+                shards_record(c, m, changes->partitions[k]);
+        }
+        for (size_t k = 0; k < changes->mailboxes_count; k++)
+            changed_mailbox(c, m, changes->mailboxes[k]);
+    }
+}
+
+static void send_lead(struct controller *c, int shard) {
+    struct message *m = message_new(M_LEAD, 0);
+    m->beat.term = replica_epoch(c->replica);
+    network_send(c->process, shard, m);
+}
+
+void shards_lead(struct controller *c) {
+    for (int i = 0; i < sim_of(c)->processes_count; i++) {
+        if (!shard_at(c, i))
+            continue;
+        send_lead(c, i);
+        send_everything(c, i);
+    }
+}
+
+static void shard_up(struct controller *c, int shard) {
+    member_t m = shard_at(c, shard);
+    if (!m)
+        return;
+    c->shards_known[shard] = m;
+    heard(c, shard);
+    if (own_shard(c, shard) || c->leads)
+        send_everything(c, shard);
+    if (c->leads) {
+        send_lead(c, shard);
+        control_member(c->control, m, DETECTOR_UP, process_now(c->process), &c->control_effects);
+        group_run(c);
+    }
+    forming_check(c);
+}
+
+/* ---- forming ---- */
+
+static bool own_node(struct controller *c, struct node_info *out) {
+    struct sim *s = sim_of(c);
+    *out = (struct node_info){.controller = c->process->self,
+                              .starts = c->process->starts,
+                              .shards_count = (uint32_t)s->shards_per_node};
+    snprintf(out->name, sizeof out->name, "%s", s->nodes[c->process->node].name);
+    snprintf(out->cluster_address, sizeof out->cluster_address, "%s:7410", out->name);
+    snprintf(out->client_address, sizeof out->client_address, "%s:7400", out->name);
+    snprintf(out->admin_address, sizeof out->admin_address, "%s:7480", out->name);
+    for (int i = 0; i < s->shards_per_node; i++)
+        out->shards[i] = c->process->ends[sim_shard(s, c->process->node, i)->id].member;
+    for (int i = 0; i < s->shards_per_node; i++)
+        if (!out->shards[i])
+            return false;
+    return true;
+}
+
+static void introduce(struct controller *c, int other) {
+    struct message *m = message_new(M_INTRODUCE, 0);
+    if (!own_node(c, &m->introduce.node)) {
+        message_free(m);
+        return;
+    }
+    m->introduce.empty = c->empty;
+    m->introduce.cluster_id = metadata_cluster_id(c->metadata);
+    network_send(c->process, other, m);
+}
+
+static bool same_node(const struct node_info *a, const struct node_info *b) {
+    bool same = a->controller == b->controller && a->shards_count == b->shards_count;
+    for (uint32_t i = 0; same && i < a->shards_count; i++)
+        same = a->shards[i] == b->shards[i];
+    return same;
+}
+
+static void propose(struct controller *c, const struct command *command) {
+    struct encoder e = {0};
+    uint64_t index;
+    command_encode(command, &e);
+    struct body *body = encoder_body(&e);
+    if (group_propose(c, body, &index) == ERR_OK && command->type == COMMAND_FORM)
+        c->formed_proposed = true;
+    body_drop(body);
+    group_run(c);
+}
+
+/* The leading controller: is what this node says of itself committed? */
+static void commit_node(struct controller *c, const struct node_info *info) {
+    const struct metadata_node *known = metadata_node_named(c->metadata, info->name);
+    if (!c->leads || !metadata_cluster_id(c->metadata) || !known || same_node(&known->info, info))
+        return;
+    sim_count(sim_of(c), RARE_newcomers);
+    sim_trace(sim_of(c), "%s: node %s comes back with another identity", c->process->name, info->name);
+    struct command command = {.type = COMMAND_NODE_SET, .node = *info};
+    propose(c, &command);
+}
+
+static bool all_empty(struct controller *c) {
+    for (int i = 0; i < sim_of(c)->nodes_count; i++) {
+        if (i == c->process->node)
+            continue;
+        if (!c->process->ends[sim_controller(sim_of(c), i)->id].up || !c->introductions[i].known ||
+            !c->introductions[i].empty)
+            return false;
+    }
+    return true;
+}
+
+static void propose_form(struct controller *c) {
+    struct node_info nodes[SIM_NODES_MAX];
+    struct command form = {.type = COMMAND_FORM};
+    if (c->formed_proposed || !own_node(c, &nodes[c->process->node]))
+        return;
+    for (int i = 0; i < sim_of(c)->nodes_count; i++) {
+        if (i != c->process->node && !c->introductions[i].known)
+            return;
+        if (i != c->process->node)
+            nodes[i] = c->introductions[i].node;
+    }
+    strcpy(form.form.cluster, "sim");
+    form.form.cluster_id = rng_next(&sim_of(c)->rng) | 1;
+    form.form.count = (uint32_t)sim_of(c)->nodes_count;
+    form.form.nodes = nodes;
+    propose(c, &form);
+}
+
+void forming_check(struct controller *c) {
+    bool formed = metadata_cluster_id(c->metadata) != 0;
+    struct node_info own;
+    if (!own_node(c, &own))
+        return;
+    if (formed && c->leads) {
+        commit_node(c, &own);
+        for (int i = 0; i < sim_of(c)->nodes_count; i++)
+            if (i != c->process->node && c->introductions[i].known &&
+                c->process->ends[sim_controller(sim_of(c), i)->id].up)
+                commit_node(c, &c->introductions[i].node);
+    } else if (!formed && c->leads) {
+        propose_form(c);
+    } else if (!formed && c->empty && c->process->node == 0 && all_empty(c)) {
+        group_found(c);
+    }
+}
+
+/* ---- heartbeats ---- */
+
+static void heartbeat(struct controller *c) {
+    struct sim *s = sim_of(c);
+    for (int i = 0; i < s->processes_count; i++) {
+        if (!c->process->ends[i].up)
+            continue;
+        bool shard = s->processes[i].kind == PROCESS_SHARD;
+        struct message *m = message_new(shard ? M_PING : M_HEARTBEAT, 0);
+        m->beat.sent_at = process_now(c->process);
+        m->beat.applied = metadata_index(c->metadata);
+        m->beat.term = election_leading(c->election) ? replica_epoch(c->replica) : 0;
+        network_send(c->process, i, m);
+    }
+}
+
+static void on_heartbeat(struct controller *c, int from, const struct message *m) {
+    struct message *seen = message_new(M_HEARTBEAT_SEEN, 0);
+    if (m->beat.term)
+        election_heard(c->election, c->process->ends[from].member, m->beat.term, process_now(c->process));
+    seen->beat.sent_at = m->beat.sent_at;
+    network_send(c->process, from, seen);
+}
+
+static void on_introduce(struct controller *c, int from, const struct message *m) {
+    int node = sim_of(c)->processes[from].node;
+    c->introductions[node].known = true;
+    c->introductions[node].node = m->introduce.node;
+    c->introductions[node].empty = m->introduce.empty;
+    c->introductions[node].cluster_id = m->introduce.cluster_id;
+    commit_node(c, &m->introduce.node);
+    forming_check(c);
+}
+
+/* ---- the loop ---- */
+
+static void shard_message_in(struct controller *c, int from, struct message *m) {
+    usec_t now = process_now(c->process);
+    member_t member = shard_at(c, from);
+    if (!member)
+        return;
+    heard(c, from);
+    if (m->type == M_SEALED && c->leads)
+        control_on_sealed(c->control, m->partition, &m->sealed.sealed, m->sealed.unknown, now,
+                          &c->control_effects);
+    else if (m->type == M_REPORT && c->leads)
+        control_on_report(c->control, &m->report, now, &c->control_effects);
+    else if (m->type == M_LOAD && c->leads)
+        control_load(c->control, member, m->beat.load[0]);
+    group_run(c);
+}
+
+void controller_message(struct process *p, int from, struct message *m) {
+    struct controller *c = p->controller;
+    if (p->sim->processes[from].kind == PROCESS_SHARD) {
+        shard_message_in(c, from, m);
+        return;
+    }
+    heard(c, from);
+    if (m->type == M_HEARTBEAT)
+        on_heartbeat(c, from, m);
+    else if (m->type == M_HEARTBEAT_SEEN)
+        election_seen(c->election, p->ends[from].member, m->beat.sent_at);
+    else if (m->type == M_INTRODUCE)
+        on_introduce(c, from, m);
+    else
+        group_message(c, m);
+    group_run(c);
+}
+
+void controller_link_up(struct process *p, int other) {
+    struct controller *c = p->controller;
+    if (p->sim->processes[other].kind == PROCESS_SHARD) {
+        shard_up(c, other);
+        for (int i = 0; i < p->sim->nodes_count; i++) /* own shards known at last: say so */
+            if (own_shard(c, other) && i != p->node)
+                introduce(c, sim_controller(p->sim, i)->id);
+        return;
+    }
+    heard(c, other);
+    group_peer_up(c, p->ends[other].member);
+    introduce(c, other);
+}
+
+void controller_link_down(struct process *p, int other) {
+    struct controller *c = p->controller;
+    c->shards_known[other] = 0;
+    if (p->sim->processes[other].kind == PROCESS_CONTROLLER)
+        group_peer_down(c, p->ends[other].member, false);
+}
+
+void controller_refused(struct process *p, int other) {
+    struct controller *c = p->controller;
+    bool shard = p->sim->processes[other].kind == PROCESS_SHARD;
+    gone(c, other);
+    if (!shard && p->ends[other].member)
+        group_peer_down(c, p->ends[other].member, true);
+    group_run(c);
+}
+
+void controller_own_gone(struct process *p, int shard) {
+    gone(p->controller, sim_shard(p->sim, p->node, shard)->id);
+    process_touch(p);
+}
+
+static usec_t soonest(struct controller *c, usec_t now) {
+    usec_t at = now + 2 * CONTROLLER_HEARTBEAT_US;
+    usec_t others[] = {election_deadline(c->election), replica_deadline(c->replica),
+                       c->leads ? control_deadline(c->control) : USEC_NEVER, detector_deadline(c->detector)};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        at = others[i] < at ? others[i] : at;
+    return at > now + ELECTION_GRAIN_US ? at : now + ELECTION_GRAIN_US;
+}
+
+void controller_timer(struct process *p) {
+    struct controller *c = p->controller;
+    usec_t now = process_now(p);
+    if (now >= c->heartbeat_at) {
+        heartbeat(c);
+        c->heartbeat_at = now + CONTROLLER_HEARTBEAT_US;
+    }
+    if (now >= c->tick_at) {
+        detector_tick(c->detector, now, &c->detected);
+        group_detected(c);
+        election_tick(c->election, now, &c->replica_effects, &c->election_effects);
+        replica_tick(c->replica, now, &c->replica_effects);
+        if (c->leads)
+            control_tick(c->control, now, &c->control_effects);
+        group_run(c);
+        forming_check(c);
+        c->tick_at = soonest(c, now);
+    }
+    process_touch(p);
+}
+
+void controller_turn(struct process *p) {
+    struct controller *c = p->controller;
+    group_turn(c);
+    send_due(c);
+    process_wake(p, c->heartbeat_at < c->tick_at ? c->heartbeat_at : c->tick_at);
+}
+
+void controller_synced(struct process *p, uint64_t ticket) {
+    group_synced(p->controller, ticket);
+}
+
+void controller_start(struct process *p) {
+    struct controller *c = xcalloc(1, sizeof *c);
+    p->controller = c;
+    c->process = p;
+    group_open(c);
+    c->heartbeat_at = c->tick_at = process_now(p);
+    peers_refresh(c);
+    process_touch(p);
+}
+
+void controller_free(struct process *p) {
+    struct controller *c = p->controller;
+    for (int i = 0; i < SIM_PROCESSES_MAX; i++)
+        for (int k = 0; k <= SIM_PARTITIONS_MAX; k++)
+            if (c->due[i][k])
+                message_free(c->due[i][k]);
+    group_free(c);
+    free(c);
+    p->controller = NULL;
+}
+
+/* ---- administration ---- */
+
+enum err controller_request(struct process *p, struct command *command) {
+    struct controller *c = p->controller;
+    if (!c->leads)
+        return ERR_NOT_LEADER;
+    enum err err = control_prepare(c->control, command, NULL);
+    if (err == ERR_OK)
+        propose(c, command);
+    process_touch(p);
+    return err;
+}

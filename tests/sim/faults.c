@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Swarm testing (Groce et al. 2012): each seed draws which faults are on and how
+ * often they come, so that rare combinations get their seeds too. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "clients.h"
+
+static struct rng *dice(struct sim *s) {
+    return &s->rng;
+}
+
+static usec_t rate(struct sim *s, usec_t low, usec_t high) {
+    /* the logarithm is even: often and seldom get the same share */
+    usec_t at = low;
+    while (at * 2 < high && sim_chance(dice(s), 6500))
+        at *= 2;
+    return at + (usec_t)rng_below(dice(s), (uint64_t)at);
+}
+
+static void maybe(struct sim *s, enum sim_count what, unsigned of_10000, usec_t low, usec_t high) {
+    if (sim_chance(dice(s), of_10000))
+        s->swarm.mean[what] = rate(s, low, high);
+}
+
+void faults_draw(struct sim *s) {
+    struct swarm *w = &s->swarm;
+    *w = (struct swarm){.victim = -1};
+    w->delay_min = sim_between(dice(s), 30, 500);
+    w->delay_max = w->delay_min + sim_between(dice(s), 50, 3000);
+    w->slow_percent = sim_chance(dice(s), 3000) ? 1 + (unsigned)rng_below(dice(s), 5) : 0;
+    w->slow_max = sim_between(dice(s), 5 * USEC_MS, 300 * USEC_MS);
+    w->sync_min = sim_between(dice(s), 50, 500);
+    w->sync_max = w->sync_min + sim_between(dice(s), 100, 8000);
+    w->busy = sim_between(dice(s), 8 * USEC_S, 30 * USEC_S);
+    w->clocks_differ = sim_chance(dice(s), 7000);
+    if (sim_chance(dice(s), 2500)) {
+        w->lost = (unsigned)rng_below(dice(s), 300);
+        w->twice = (unsigned)rng_below(dice(s), 300);
+        w->late = (unsigned)rng_below(dice(s), 300);
+    }
+    maybe(s, FAULT_kill_shard, 4500, USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_kill_controller, 4000, USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_kill_gateway, 3000, 2 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_kill_node, 3000, 2 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_power_off, 3500, 2 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_freeze, 3500, USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_link_reset, 3500, 100 * USEC_MS, 10 * USEC_S);
+    maybe(s, FAULT_cut_one_way, 3000, USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_cut_both, 3000, USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_isolate, 2500, 2 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_flap, 2000, 3 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_slow_disk, 3000, USEC_S, USEC_S);
+    maybe(s, FAULT_disk_error, 1500, 3 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_clock_jump, 2500, USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S);
+    maybe(s, FAULT_disk_full, 1000, 4 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_bit_flip, 1500, 2 * USEC_S, 10 * USEC_S);
+    maybe(s, FAULT_wipe, 1500, 5 * USEC_S, 20 * USEC_S);
+    if (w->mean[FAULT_bit_flip] || w->mean[FAULT_wipe])
+        w->victim = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+}
+
+/* ---- each kind ---- */
+
+static struct process *some_process(struct sim *s, enum process_kind kind) {
+    int node = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+    if (kind == PROCESS_SHARD)
+        return sim_shard(s, node, (int)rng_below(dice(s), (uint64_t)s->shards_per_node));
+    return kind == PROCESS_CONTROLLER ? sim_controller(s, node) : sim_gateway(s, node);
+}
+
+static void kill_some(struct sim *s, enum process_kind kind) {
+    process_kill(some_process(s, kind), "killed");
+}
+
+static void do_kill_shard(struct sim *s) {
+    kill_some(s, PROCESS_SHARD);
+}
+static void do_kill_controller(struct sim *s) {
+    struct process *leading = sim_leading_controller(s);
+    if (leading && sim_chance(dice(s), 5000))
+        process_kill(leading, "killed");
+    else
+        kill_some(s, PROCESS_CONTROLLER);
+}
+static void do_kill_gateway(struct sim *s) {
+    kill_some(s, PROCESS_GATEWAY);
+}
+static void do_kill_node(struct sim *s) {
+    node_kill(s, (int)rng_below(dice(s), (uint64_t)s->nodes_count));
+}
+static void do_power_off(struct sim *s) {
+    node_power_off(s, (int)rng_below(dice(s), (uint64_t)s->nodes_count),
+                   sim_between(dice(s), 100 * USEC_MS, 8 * USEC_S));
+    if (sim_chance(dice(s), 500)) /* the whole room */
+        for (int i = 0; i < s->nodes_count; i++)
+            node_power_off(s, i, sim_between(dice(s), 100 * USEC_MS, 4 * USEC_S));
+}
+static void do_freeze(struct sim *s) {
+    struct process *p = &s->processes[rng_below(dice(s), (uint64_t)s->processes_count)];
+    process_freeze(p, rate(s, 10 * USEC_MS, 4 * USEC_S));
+}
+static void do_link_reset(struct sim *s) {
+    struct process *a = &s->processes[rng_below(dice(s), (uint64_t)s->processes_count)];
+    struct process *b = &s->processes[rng_below(dice(s), (uint64_t)s->processes_count)];
+    if (a != b)
+        network_reset(s, a, b);
+}
+
+static void on_heal(struct sim *s, struct event *e) {
+    sim_trace(s, "the link %s -> %s is good again", s->nodes[e->a].name, s->nodes[e->b].name);
+    network_cut(s, (int)e->a, (int)e->b, false);
+}
+
+static void cut(struct sim *s, int from, int to, usec_t how_long) {
+    if (from == to || s->cut[from][to])
+        return;
+    sim_trace(s, "the link %s -> %s is cut for %lld ms", s->nodes[from].name, s->nodes[to].name,
+              (long long)(how_long / USEC_MS));
+    network_cut(s, from, to, true);
+    struct event *e = sim_at(s, s->now + how_long, on_heal);
+    e->a = (uint64_t)from;
+    e->b = (uint64_t)to;
+}
+
+static usec_t cut_time(struct sim *s) {
+    return rate(s, 50 * USEC_MS, 10 * USEC_S);
+}
+
+static void do_cut_one_way(struct sim *s) {
+    cut(s, (int)rng_below(dice(s), (uint64_t)s->nodes_count),
+        (int)rng_below(dice(s), (uint64_t)s->nodes_count), cut_time(s));
+}
+static void do_cut_both(struct sim *s) {
+    int a = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+    int b = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+    usec_t how_long = cut_time(s);
+    cut(s, a, b, how_long);
+    cut(s, b, a, how_long);
+}
+static void do_isolate(struct sim *s) {
+    int a = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+    usec_t how_long = cut_time(s);
+    for (int b = 0; b < s->nodes_count; b++) {
+        cut(s, a, b, how_long);
+        cut(s, b, a, how_long);
+    }
+}
+
+static void on_flap(struct sim *s, struct event *e) {
+    int a = (int)(e->a & 0xff), b = (int)(e->a >> 8);
+    if (s->calm)
+        return;
+    usec_t how_long = sim_between(dice(s), 50 * USEC_MS, 500 * USEC_MS);
+    cut(s, a, b, how_long);
+    cut(s, b, a, how_long);
+    if (e->b == 0)
+        return;
+    struct event *next = sim_at(s, s->now + how_long + sim_between(dice(s), 10 * USEC_MS, 500 * USEC_MS), on_flap);
+    next->a = e->a;
+    next->b = e->b - 1;
+}
+
+static void do_flap(struct sim *s) {
+    uint64_t a = rng_below(dice(s), (uint64_t)s->nodes_count);
+    struct event *e = sim_at(s, s->now, on_flap);
+    e->a = a | (a + 1) % (uint64_t)s->nodes_count << 8;
+    e->b = 8;
+}
+
+static void do_disk_error(struct sim *s) {
+    struct process *p = some_process(s, sim_chance(dice(s), 7000) ? PROCESS_SHARD : PROCESS_CONTROLLER);
+    if (p->up)
+        sim_disk_fail_after(p->disk, (int)sim_between(dice(s), 1, 10));
+}
+
+static void on_space(struct sim *s, struct event *e) {
+    struct process *p = e->ptr;
+    sim_trace(s, "%s has space again", p->name);
+    sim_disk_limit(p->disk, UINT64_MAX / 2);
+}
+
+static void do_disk_full(struct sim *s) {
+    struct process *p = some_process(s, PROCESS_SHARD);
+    uint64_t room = (uint64_t)sim_between(dice(s), 0, 8) * s->segment_bytes;
+    sim_trace(s, "%s has %llu bytes of disk left", p->name, (unsigned long long)room);
+    sim_disk_limit(p->disk, sim_disk_used(p->disk) + room);
+    sim_at(s, s->now + rate(s, USEC_S, 10 * USEC_S), on_space)->ptr = p;
+}
+
+static void do_clock_jump(struct sim *s) {
+    struct node *n = &s->nodes[rng_below(dice(s), (uint64_t)s->nodes_count)];
+    usec_t by = rate(s, USEC_MS, 3600 * USEC_S) * (sim_chance(dice(s), 5000) ? 1 : -1);
+    sim_trace(s, "%s wall clock jumps by %lld ms", n->name, (long long)(by / USEC_MS));
+    n->wall_offset += by;
+}
+
+static void do_bit_flip(struct sim *s) {
+    struct process *p = sim_chance(dice(s), 7500)
+                            ? sim_shard(s, s->swarm.victim, (int)rng_below(dice(s), (uint64_t)s->shards_per_node))
+                            : sim_controller(s, s->swarm.victim);
+    if (sim_disk_flip(p->disk, dice(s)))
+        sim_trace(s, "%s disk: a bit flips", p->name);
+}
+
+static void do_wipe(struct sim *s) {
+    int node = s->swarm.victim;
+    bool all = sim_chance(dice(s), 5000);
+    int index = (int)rng_below(dice(s), (uint64_t)s->shards_per_node);
+    sim_trace(s, "%s disk wiped", all ? s->nodes[node].name : sim_shard(s, node, index)->name);
+    for (int i = 0; i < s->processes_count; i++) {
+        struct process *p = &s->processes[i];
+        if (p->node != node || !p->disk || (!all && p != sim_shard(s, node, index)))
+            continue;
+        process_kill(p, "its disk is replaced");
+        sim_disk_wipe(p->disk);
+    }
+}
+
+static void do_consumer_death(struct sim *s) {
+    clients_kill_consumer(s);
+}
+
+static void (*const kinds[SIM_COUNTS])(struct sim *) = {
+    [FAULT_kill_shard] = do_kill_shard,
+    [FAULT_kill_controller] = do_kill_controller,
+    [FAULT_kill_gateway] = do_kill_gateway,
+    [FAULT_kill_node] = do_kill_node,
+    [FAULT_power_off] = do_power_off,
+    [FAULT_freeze] = do_freeze,
+    [FAULT_link_reset] = do_link_reset,
+    [FAULT_cut_one_way] = do_cut_one_way,
+    [FAULT_cut_both] = do_cut_both,
+    [FAULT_isolate] = do_isolate,
+    [FAULT_flap] = do_flap,
+    [FAULT_disk_error] = do_disk_error,
+    [FAULT_disk_full] = do_disk_full,
+    [FAULT_bit_flip] = do_bit_flip,
+    [FAULT_wipe] = do_wipe,
+    [FAULT_clock_jump] = do_clock_jump,
+    [FAULT_consumer_death] = do_consumer_death,
+};
+
+/* Counted where they happen. */
+static bool counts_itself(enum sim_count what) {
+    return what == FAULT_disk_error || what == FAULT_consumer_death;
+}
+
+static void on_fault(struct sim *s, struct event *e) {
+    enum sim_count what = (enum sim_count)e->a;
+    if (s->calm)
+        return;
+    sim_at(s, s->now + sim_between(dice(s), 0, 2 * s->swarm.mean[what]), on_fault)->a = what;
+    if (!counts_itself(what))
+        sim_count(s, what);
+    kinds[what](s);
+}
+
+void faults_start(struct sim *s) {
+    for (int i = 0; i < SIM_COUNTS; i++)
+        if (s->swarm.mean[i] && kinds[i])
+            sim_at(s, s->now + sim_between(dice(s), 0, 2 * s->swarm.mean[i]), on_fault)->a = (uint64_t)i;
+}
+
+void faults_stop(struct sim *s) {
+    sim_trace(s, "calm");
+    s->calm = true;
+    network_heal(s);
+    for (int i = 0; i < s->processes_count; i++) {
+        struct process *p = &s->processes[i];
+        p->frozen_until = p->frozen_until > s->now ? s->now : p->frozen_until;
+        if (p->disk) {
+            sim_disk_limit(p->disk, UINT64_MAX / 2);
+            sim_disk_fail_after(p->disk, 0);
+        }
+    }
+}
+
+/* ---- is the cluster whole again? ---- */
+
+static bool partition_whole(struct sim *s, const struct metadata *m, const struct metadata_partition *p,
+                            char *why, size_t size) {
+    const struct metadata_mailbox *b = metadata_mailbox(m, p->mailbox);
+    if (p->record.activating || p->record.current.count < metadata_replicas(m, &b->settings)) {
+        snprintf(why, size, "p%d epoch %llu: %u replicas%s", (int)p->id, (unsigned long long)p->record.epoch,
+                 p->record.current.count, p->record.activating ? ", activating" : "");
+        return false;
+    }
+    for (int i = 0; i < s->processes_count; i++) {
+        struct process *q = &s->processes[i];
+        struct partition *copy = q->kind == PROCESS_SHARD && q->up ? shard_partition(q, p->id) : NULL;
+        if (copy && replica_set_has(&p->record.current, q->self) && !replica_counts(copy->replica)) {
+            snprintf(why, size, "p%d on %s is %s", (int)p->id, q->name,
+                     replica_damaged(copy->replica) ? "damaged" : "installing");
+            return false;
+        }
+    }
+    return true;
+}
+
+bool faults_settled(struct sim *s, char *why, size_t size) {
+    struct process *c = sim_leading_controller(s);
+    const struct metadata_partition *p = NULL;
+    if (!c) {
+        snprintf(why, size, "no controller leads");
+        return false;
+    }
+    const struct metadata *m = controller_metadata(c);
+    while ((p = metadata_partition_next(m, p ? p->id : 0)))
+        if (!partition_whole(s, m, p, why, size))
+            return false;
+    if (metadata_drops_count(m)) {
+        const struct metadata_drop *d = metadata_drop_at(m, 0);
+        snprintf(why, size, "%zu drops are not done (first: p%d)", metadata_drops_count(m), (int)d->partition);
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,529 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The deterministic simulator: a whole cluster in one thread and in virtual
+ * time. The pure cores (replica, mailbox, cluster, the journal over a simulated
+ * disk, shard/partition) are the real ones; small hosts (shard.c, controller.c)
+ * stand for the processes and mirror broker/shard and broker/controller.
+ *
+ * All that happens follows from one seed: events are ordered by (time, number),
+ * random numbers come from the world's generators only.
+ */
+#ifndef MAILROOM_SIM_H
+#define MAILROOM_SIM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/rng.h"
+#include "base/units.h"
+#include "cluster/control.h"
+#include "cluster/election.h"
+#include "journal/journal.h"
+#include "mailbox/mailbox.h"
+#include "replica/replica.h"
+#include "shard/partition.h"
+
+enum {
+    SIM_NODES_MAX = 5,
+    SIM_SHARDS_MAX = 2,
+    SIM_PROCESSES_MAX = SIM_NODES_MAX * (SIM_SHARDS_MAX + 2),
+    SIM_MAILBOXES_MAX = 8,
+    SIM_PARTITIONS_MAX = 32, /* over all mailboxes; partition ids are 1 .. this */
+    SIM_SUBSCRIPTIONS_MAX = 3,
+    SIM_PUBLISHERS_MAX = 8,
+    SIM_CONSUMERS_MAX = 24,
+    SIM_HELD_MAX = 64,
+    SIM_NAME_BYTES = 24
+};
+
+#define SIM_WALL_START ((usec_t)1700000000 * USEC_S)
+
+struct sim;
+struct process;
+struct sim_disk;
+struct shard;
+struct controller;
+struct gateway;
+
+/* ---- counters of what happened: faults by kind, rare branches ---- */
+
+#define SIM_FAULTS(X)                                                                                        \
+    X(kill_shard)                                                                                            \
+    X(kill_controller)                                                                                       \
+    X(kill_gateway)                                                                                          \
+    X(kill_node)                                                                                             \
+    X(power_off)                                                                                             \
+    X(torn_write)                                                                                            \
+    X(freeze)                                                                                                \
+    X(link_reset)                                                                                            \
+    X(cut_one_way)                                                                                           \
+    X(cut_both)                                                                                              \
+    X(isolate)                                                                                               \
+    X(flap)                                                                                                  \
+    X(message_lost)                                                                                          \
+    X(message_twice)                                                                                         \
+    X(message_late)                                                                                          \
+    X(slow_disk)                                                                                             \
+    X(disk_error)                                                                                            \
+    X(disk_full)                                                                                             \
+    X(bit_flip)                                                                                              \
+    X(wipe)                                                                                                  \
+    X(clock_jump)                                                                                            \
+    X(consumer_death)                                                                                        \
+    X(drain)
+
+#define SIM_RARE(X)                                                                                          \
+    X(leader_changes)                                                                                        \
+    X(elections)                                                                                             \
+    X(seals)                                                                                                 \
+    X(superseded)                                                                                            \
+    X(activated)                                                                                             \
+    X(cannot_lead)                                                                                           \
+    X(planned_holds)                                                                                         \
+    X(truncations)                                                                                           \
+    X(checkpoints_sent)                                                                                      \
+    X(checkpoints_installed)                                                                                 \
+    X(damaged)                                                                                               \
+    X(mended)                                                                                                \
+    X(caught_up)                                                                                             \
+    X(dropped_replicas)                                                                                      \
+    X(cold_reads)                                                                                            \
+    X(reclaimed_segments)                                                                                    \
+    X(duplicates)                                                                                            \
+    X(out_of_order)                                                                                          \
+    X(forgotten)                                                                                             \
+    X(abandoned)                                                                                             \
+    X(refused_full)                                                                                          \
+    X(redeliveries)                                                                                          \
+    X(too_late)                                                                                              \
+    X(already)                                                                                               \
+    X(dead_letters)                                                                                          \
+    X(newcomers)
+
+enum sim_count {
+#define X(name) FAULT_##name,
+    SIM_FAULTS(X)
+#undef X
+#define X(name) RARE_##name,
+        SIM_RARE(X)
+#undef X
+            SIM_COUNTS
+};
+
+/* What a seed's run found out; written by the child, read by main. */
+struct sim_result {
+    uint64_t seed;
+    uint64_t trace; /* hash over all that happened: same seed, same number */
+    usec_t simulated;
+    uint64_t events;
+    uint64_t published, receipted, delivered, settled;
+    uint64_t counts[SIM_COUNTS];
+    bool failed;
+    char text[400];
+};
+
+/* ---- events ---- */
+
+struct event {
+    usec_t at;
+    uint64_t number;
+    void (*fire)(struct sim *s, struct event *e);
+    void (*drop)(struct event *e); /* process gone before it fired; may be NULL */
+    struct process *process;       /* NULL: the world's */
+    uint64_t incarnation;
+    void *ptr;
+    uint64_t a, b;
+};
+
+/* ---- messages: the cores' structs, deep copies ---- */
+
+enum message_type {
+    /* replicas: shards and controllers */
+    M_APPEND,
+    M_APPENDED,
+    M_PIECE,
+    M_PIECED,
+    M_CONFIRM,
+    M_CONFIRMED,
+    M_FENCED,
+    /* controllers among themselves */
+    M_PRE_VOTE,
+    M_PRE_VOTED,
+    M_VOTE,
+    M_VOTED,
+    M_TIMEOUT_NOW,
+    M_HEARTBEAT,
+    M_HEARTBEAT_SEEN,
+    M_INTRODUCE,
+    /* controller to shard, and back */
+    M_RECORD,
+    M_COMPLETE,
+    M_LEAD,
+    M_SEAL,
+    M_DROP,
+    M_HOLD,
+    M_PING,
+    M_PONG,
+    M_SEALED,
+    M_REPORT,
+    M_LOAD,
+    /* gateway to shard, and back */
+    M_PUBLISH,
+    M_RECEIPT,
+    M_REFUSED,
+    M_ATTACH,
+    M_ATTACHED,
+    M_DETACH,
+    M_LEND,
+    M_SETTLE,
+    M_SETTLED,
+    M_PRESENTED,
+    M_LED,
+    M_NOT_LEADING,
+    M_DELIVERY,
+    M_READY,
+    M_CREDIT_BACK,
+    M_DETACHED,
+    M_FORWARD,
+    M_FORWARDED,
+    M_TYPES
+};
+
+struct wish {
+    char name[SIM_NAME_BYTES];
+    uint32_t from;
+    uint64_t value;
+};
+
+enum { MESSAGE_HOLDS_MAX = SIM_HELD_MAX, MESSAGE_ITEMS_MAX = 16 };
+
+struct message {
+    enum message_type type;
+    uint64_t partition;
+    union {
+        struct replica_append append; /* entries: owned, bodies referenced */
+        struct replica_appended appended;
+        struct replica_piece piece;
+        struct replica_pieced pieced;
+        struct {
+            usec_t sent_at;
+            uint64_t term, applied, load[SIM_SHARDS_MAX];
+            member_t shards[SIM_SHARDS_MAX];
+            uint32_t shards_count;
+        } beat; /* CONFIRM, CONFIRMED, HEARTBEAT, HEARTBEAT_SEEN, PING, PONG, LEAD, LOAD */
+        uint64_t promise; /* FENCED */
+        struct election_ask ask;
+        struct election_answer answer;
+        struct {
+            struct node_info node;
+            bool empty;
+            uint64_t cluster_id;
+        } introduce;
+        struct {
+            bool removed;
+            struct replica_record record;
+            struct mailbox_settings settings;
+            char mailbox[SIM_NAME_BYTES];
+            uint32_t number, dead_letter_partitions;
+            struct wish wishes[SIM_SUBSCRIPTIONS_MAX + 1];
+            uint32_t wishes_count;
+        } record;
+        struct replica_seal seal;
+        struct {
+            struct replica_sealed sealed;
+            bool unknown;
+        } sealed;
+        struct control_report report;
+        struct {
+            uint64_t epoch;
+        } drop;
+        struct {
+            member_t target;
+            usec_t at_most;
+        } hold;
+        struct {
+            uint64_t request;
+            struct body *body;
+        } publish;
+        struct {
+            uint64_t request;
+            enum err code;
+            uint64_t last, base_offset;
+            bool duplicate;
+        } answer_publish; /* RECEIPT, REFUSED */
+        struct {
+            struct consumer_id consumer;
+            char subscription[SIM_NAME_BYTES];
+            uint32_t credit;
+            bool clean;
+            enum err code;
+            uint64_t messages;
+            uint32_t held_count;
+            struct mailbox_hold held[MESSAGE_HOLDS_MAX];
+        } consumer; /* ATTACH, ATTACHED, DETACH, LEND, READY, CREDIT_BACK, DETACHED */
+        struct {
+            uint64_t request;
+            struct consumer_id consumer;
+            char subscription[SIM_NAME_BYTES];
+            uint32_t count;
+            struct mailbox_settlement items[MESSAGE_ITEMS_MAX];
+            uint8_t results[MESSAGE_ITEMS_MAX];
+        } settle; /* SETTLE, SETTLED */
+        struct {
+            uint64_t epoch;
+        } led; /* LED, NOT_LEADING, PRESENTED */
+        struct {
+            struct consumer_id consumer;
+            char subscription[SIM_NAME_BYTES];
+            uint64_t first_offset, epoch;
+            uint32_t count, delivery_number, attempt;
+            struct body *run;
+        } delivery;
+        struct {
+            uint64_t request;
+            char mailbox[SIM_NAME_BYTES];
+            uint32_t number;
+            enum err code;
+            struct body *body;
+        } forward; /* FORWARD, FORWARDED */
+    };
+};
+
+struct message *message_new(enum message_type type, uint64_t partition);
+struct message *message_copy(const struct message *m);
+void message_free(struct message *m);
+const char *message_name(enum message_type type);
+
+/* ---- processes ---- */
+
+enum process_kind { PROCESS_CONTROLLER, PROCESS_SHARD, PROCESS_GATEWAY };
+
+struct end { /* of a link */
+    bool up;
+    uint64_t instance; /* of the link; unique */
+    member_t member;   /* at the other end, as its hello said */
+};
+
+struct process {
+    struct sim *sim;
+    int id;
+    enum process_kind kind;
+    int node, index;
+    char name[SIM_NAME_BYTES];
+    bool up, restarting;
+    usec_t frozen_until; /* world's time */
+    uint64_t incarnation;
+    bool turn_due;
+    uint64_t timer; /* number of the timer event that counts */
+    usec_t timer_at;
+    struct end ends[SIM_PROCESSES_MAX];
+
+    /* the journal's executor */
+    struct sim_disk *disk;
+    struct journal *journal;
+    member_t self;
+    uint64_t starts;
+    struct journal_job *queued, *running;
+    uint64_t synced_ticket;
+    bool synced_posted, storage_failed;
+
+    union {
+        struct shard *shard;
+        struct controller *controller;
+        struct gateway *gateway;
+    };
+};
+
+struct node {
+    char name[SIM_NAME_BYTES];
+    bool on;
+    usec_t boot_offset; /* CLOCK_BOOTTIME = world's time + this */
+    usec_t wall_offset; /* wall clock = world's time + SIM_WALL_START + this */
+};
+
+/* A pair of processes that keep a link; a dials. */
+struct pair {
+    bool wanted;
+    int a, b;
+    uint64_t instance;
+    usec_t last[2];       /* arrival of the last message to a, to b */
+    unsigned failures;
+    bool dialling;
+    struct held_message *held[2], *held_last[2]; /* behind a cut, to a, to b */
+};
+
+/* What this seed plays with. Rates are mean times between two; 0: off. */
+struct swarm {
+    usec_t delay_min, delay_max; /* of the network */
+    unsigned slow_percent;       /* messages that take up to slow_max */
+    usec_t slow_max;
+    usec_t sync_min, sync_max;
+    unsigned lost, twice, late; /* replica messages, of 10000 */
+    usec_t mean[SIM_COUNTS];    /* by fault */
+    usec_t busy;                /* faults until then */
+    bool clocks_differ;
+    int victim; /* the one node whose disks may be harmed; -1: none */
+};
+
+struct sim {
+    uint64_t seed;
+    struct rng rng;       /* the world: network, disks, faults */
+    struct rng work;      /* publishers and consumers */
+    usec_t now;
+    bool tracing;
+    bool calm;     /* no more faults: everything must drain */
+    bool stopping; /* publishers make nothing new */
+    uint64_t next_event, next_instance, next_random;
+    struct event *heap;
+    size_t heap_count, heap_capacity;
+    struct node nodes[SIM_NODES_MAX];
+    int nodes_count, shards_per_node;
+    struct process processes[SIM_PROCESSES_MAX];
+    int processes_count;
+    struct pair pairs[SIM_PROCESSES_MAX][SIM_PROCESSES_MAX]; /* [lower][higher] */
+    bool cut[SIM_NODES_MAX][SIM_NODES_MAX];                  /* from, to */
+    struct swarm swarm;
+    uint32_t segment_bytes;
+    usec_t failure_timeout, rebuild_grace;
+    struct clients *clients;
+    struct checker *checker;
+    struct sim_result result;
+};
+
+/* ---- world.c: time, processes ---- */
+struct event *sim_at(struct sim *s, usec_t at, void (*fire)(struct sim *, struct event *));
+struct event *sim_at_process(struct process *p, usec_t at, void (*fire)(struct sim *, struct event *));
+bool sim_step(struct sim *s); /* false: nothing left to happen */
+void sim_count(struct sim *s, enum sim_count what);
+void sim_mix(struct sim *s, uint64_t v); /* into the trace's hash */
+void sim_trace(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+_Noreturn void sim_violation(struct sim *s, const char *invariant, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Ends this seed's run (run.c): hands the result over. */
+_Noreturn void sim_give_up(struct sim *s);
+usec_t sim_between(struct rng *r, usec_t low, usec_t high);
+bool sim_chance(struct rng *r, unsigned of_10000);
+
+usec_t process_now(const struct process *p);
+usec_t process_wall(const struct process *p);
+void process_touch(struct process *p);             /* a turn is due */
+void process_wake(struct process *p, usec_t at);   /* by its own clock */
+void process_start(struct process *p);
+void process_kill(struct process *p, const char *why); /* restarts by itself while its node is on */
+void process_end_for_good(struct process *p);
+void process_freeze(struct process *p, usec_t how_long);
+void node_power_off(struct sim *s, int node, usec_t how_long);
+void node_kill(struct sim *s, int node);
+void process_execute(void *executor, struct journal_job *job); /* journal's hook */
+void process_completed(void *ctx, uint64_t ticket);
+void process_fatal(void *ctx, const char *text);
+bool process_open_journal(struct process *p, uint8_t batch_type);
+
+struct process *sim_controller(struct sim *s, int node);
+struct process *sim_shard(struct sim *s, int node, int index);
+struct process *sim_gateway(struct sim *s, int node);
+struct process *sim_leading_controller(struct sim *s);
+
+/* ---- network.c ---- */
+void network_start(struct sim *s);
+void network_send(struct process *from, int to, struct message *m); /* takes m */
+void network_reset(struct sim *s, struct process *a, struct process *b);
+void network_process_down(struct process *p, bool host_gone);
+void network_cut(struct sim *s, int from, int to, bool cut);
+void network_heal(struct sim *s);
+void network_process_up(struct process *p);
+void network_free(struct sim *s);
+int network_by_member(const struct process *p, member_t m);     /* -1: no link */
+int network_by_instance(const struct process *p, uint64_t link); /* -1: no link */
+
+/* ---- disk.c ---- */
+struct sim_disk *sim_disk_new(struct sim *s);
+struct disk *sim_disk_vtable(struct sim_disk *d);
+void sim_disk_power_off(struct sim_disk *d, struct rng *rng);
+void sim_disk_fail_after(struct sim_disk *d, int operations);
+void sim_disk_settle_failure(struct sim_disk *d);
+void sim_disk_limit(struct sim_disk *d, uint64_t bytes);
+uint64_t sim_disk_used(const struct sim_disk *d);
+void sim_disk_wipe(struct sim_disk *d);
+bool sim_disk_flip(struct sim_disk *d, struct rng *rng);
+void sim_disk_free(struct sim_disk *d);
+
+/* ---- shard.c, shard_storage.c ---- */
+void shard_start(struct process *p);
+void shard_free(struct process *p);
+void shard_message(struct process *p, int from, struct message *m);
+void shard_link_up(struct process *p, int other);
+void shard_link_down(struct process *p, int other, const struct end *was);
+void shard_turn(struct process *p);
+void shard_timer(struct process *p);
+void shard_synced(struct process *p, uint64_t ticket);
+/* Of the process that runs now: whose mailbox is it? NULL: none. */
+struct partition *shard_partition_of(struct process *p, const struct mailbox *m);
+struct partition *shard_partition(struct process *p, uint64_t id);
+struct partition *shard_partition_at(struct process *p, size_t i); /* NULL: past the end */
+const struct replica_record *shard_record(struct process *p, uint64_t id);
+
+/* ---- controller.c, group.c ---- */
+void controller_start(struct process *p);
+void controller_free(struct process *p);
+void controller_message(struct process *p, int from, struct message *m);
+void controller_link_up(struct process *p, int other);
+void controller_link_down(struct process *p, int other);
+void controller_refused(struct process *p, int other);
+void controller_own_gone(struct process *p, int shard);
+void controller_turn(struct process *p);
+void controller_timer(struct process *p);
+void controller_synced(struct process *p, uint64_t ticket);
+bool controller_leads(const struct process *p);
+const struct metadata *controller_metadata(const struct process *p);
+/* As an administration request at this controller; ERR_NOT_LEADER elsewhere. */
+enum err controller_request(struct process *p, struct command *command);
+size_t controller_vacate(struct process *p, member_t m);
+
+/* ---- clients.c: gateways with their publishers and consumers ---- */
+void clients_make(struct sim *s);
+void clients_start(struct sim *s);
+void gateway_start(struct process *p);
+void gateway_free(struct process *p);
+void gateway_message(struct process *p, int from, struct message *m);
+void gateway_link_up(struct process *p, int other);
+void gateway_link_down(struct process *p, int other);
+bool clients_done(struct sim *s, char *why, size_t size);
+void clients_kill_consumer(struct sim *s);
+void clients_free(struct sim *s);
+
+/* ---- check.c: what must hold ---- */
+struct checker *checker_new(struct sim *s);
+void checker_free(struct checker *c);
+/* Whose event it is: the mailbox's apply is wrapped (check.c). */
+void checker_running(struct process *p);
+void checker_state(struct process *p, uint64_t partition, uint64_t index, struct encoder *e);
+void checker_write(struct process *p, uint64_t partition, const struct entry *e);
+void checker_apply(struct process *p, uint64_t partition, const struct entry *e);
+void checker_leading(struct process *p, uint64_t partition, uint64_t epoch);
+void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint64_t applied);
+void checker_deliver(struct process *p, uint64_t partition, const struct mailbox_effect *e);
+void checker_settled(struct process *p, uint64_t partition, uint64_t epoch);
+void checker_turn(struct process *p, struct partition *partition);
+/* From the clients' histories. */
+void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned generation, uint64_t sequence,
+                     uint64_t base_offset);
+void checker_got(struct sim *s, uint64_t partition, int subscription, int consumer, const struct message *m);
+void checker_settle_result(struct sim *s, uint64_t partition, int subscription, int consumer, uint64_t offset,
+                           const struct mailbox_settlement *item, enum settle_result result);
+bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size);
+uint64_t checker_next_offset(struct sim *s, uint64_t partition);
+
+/* ---- faults.c ---- */
+void faults_draw(struct sim *s);
+void faults_start(struct sim *s);
+void faults_stop(struct sim *s); /* heal everything */
+bool faults_settled(struct sim *s, char *why, size_t size); /* cluster is whole again */
+
+/* ---- run.c ---- */
+void sim_run(uint64_t seed, bool trace, struct sim_result *out);
+/* main.c: an invariant is broken; *out is filled. */
+_Noreturn void sim_failed(void);
+
+#endif
