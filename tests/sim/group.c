@@ -80,7 +80,7 @@ static void read_vote(struct controller *c, struct replica_state *state) {
     if (jp.last_index > jp.base_index) {
         if (journal_locate(journal_of(c), VOTES_PARTITION, jp.last_index, &at) == ERR_OK)
             journal_read(journal_of(c), &at, &body);
-    } else if (jp.checkpointed) {
+    } else if (jp.checkpointed && jp.base_index > 0) {
         journal_read_checkpoint(journal_of(c), VOTES_PARTITION, &body);
     }
     if (body && parse_vote(body, &epoch, &candidate) && epoch >= state->promise) {
@@ -624,7 +624,9 @@ void group_peer_down(struct controller *c, member_t m, bool gone) {
 /* ---- opening ---- */
 
 static struct entry *log_of(struct controller *c, const struct journal_partition *jp, size_t *count) {
-    uint64_t last = jp->damaged && jp->damaged_from <= jp->last_index ? jp->damaged_from - 1 : jp->last_index;
+    uint64_t last = jp->last_index;
+    if (jp->damaged && jp->damaged_from && jp->damaged_from <= last)
+        last = jp->damaged_from - 1;
     struct entry *entries =
         xcalloc(last > jp->base_index ? (size_t)(last - jp->base_index) : 1, sizeof *entries);
     *count = 0;
@@ -645,13 +647,15 @@ static void make_replica(struct controller *c, bool found) {
     if (jp.checkpointed && !all_lost &&
         journal_read_checkpoint(journal_of(c), GROUP_PARTITION, &body) == ERR_OK) {
         struct decoder d = decoder_of(body->data, body->size);
-        all_lost = !replica_decode(&d, &state) || !metadata_restore(c->metadata, &d, &c->changes);
+        bool none = body->size == 0 && jp.base_index == 0;
+        all_lost = !none && (!replica_decode(&d, &state) || !metadata_restore(c->metadata, &d, &c->changes));
     } else if (jp.checkpointed) {
         all_lost = true;
     }
     if (all_lost) {
         state = (struct replica_state){0};
         jp.damaged = true;
+        jp.damaged_from = 1;
         jp.base_index = jp.base_epoch = jp.last_index = 0;
     }
     state.base_index = c->checkpoint_base = jp.base_index;

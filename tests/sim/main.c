@@ -52,6 +52,7 @@ static double seconds(void) {
 }
 
 static void child(struct job *job, bool trace) {
+    setvbuf(stdout, NULL, _IOLBF, 0);
     alarm(SEED_SECONDS_MAX);
     sim_run(job->seed, trace, job->result);
     fflush(stdout);

@@ -462,8 +462,12 @@ static void on_record(struct shard *s, const struct message *m) {
         h = add_hosted(s, m);
     else if (fresh)
         storage_partition(h);
-    if (m->record.record.version >= h->record.version)
-        take_record(h, m, fresh);
+    if (m->record.record.version < h->record.version)
+        return;
+    bool again = m->record.record.version == h->record.version;
+    take_record(h, m, fresh);
+    if (again && h->partition && mailbox_leading(h->partition->mailbox)) /* told again: it has not heard so */
+        shard_report(h, CONTROL_LED, replica_epoch(h->partition->replica), 0);
 }
 
 static void on_seal(struct shard *s, int from, const struct message *m) {
@@ -492,11 +496,38 @@ static void on_seal(struct shard *s, int from, const struct message *m) {
         fence(h);
 }
 
-static void on_drop(struct shard *s, const struct message *m) {
+static void report_to(struct shard *s, int to, uint64_t partition, enum control_report_kind kind, uint64_t epoch) {
+    struct message *m = message_new(M_REPORT, partition);
+    m->report = (struct control_report){
+        .partition = partition, .kind = kind, .from = s->process->self, .epoch = epoch};
+    network_send(s->process, to, m);
+}
+
+static void drop_unhosted(struct shard *s, int from, const struct message *m) {
+    struct journal_partition jp = {0};
+    bool known = journal_get(s->process->journal, m->partition, &jp) && !jp.dropped;
+    if (known && jp.promise > m->drop.epoch)
+        return;
+    if (known)
+        journal_write_drop(s->process->journal, m->partition, m->drop.epoch);
+    report_to(s, from, m->partition, CONTROL_DROPPED, m->drop.epoch);
+}
+
+static void on_lead(struct shard *s, int from, const struct message *m) {
+    if (m->beat.term < s->controller_term)
+        return;
+    s->controller_term = m->beat.term;
+    for (int i = 0; i < SIM_PROCESSES_MAX; i++)
+        s->leads[i] = i == from;
+    HOSTED_EACH(s, h)
+    if (h->partition && mailbox_leading(h->partition->mailbox))
+        report_to(s, from, h->id, CONTROL_LED, replica_epoch(h->partition->replica));
+}
+
+static void on_drop(struct shard *s, int from, const struct message *m) {
     struct hosted *h = shard_find(s, m->partition);
     if (!h || !h->partition) {
-        if (h)
-            shard_report(h, CONTROL_DROPPED, m->drop.epoch, 0);
+        drop_unhosted(s, from, m);
         return;
     }
     uint64_t promise = replica_promise(h->partition->replica);
@@ -522,14 +553,12 @@ void orders_message(struct shard *s, int from, struct message *m) {
     } else if (m->type == M_SEAL) {
         on_seal(s, from, m);
     } else if (m->type == M_DROP) {
-        on_drop(s, m);
+        on_drop(s, from, m);
     } else if (m->type == M_HOLD && h && h->partition) {
         shard_touch(h);
         partition_hold(h->partition, m->hold.target, process_now(p) + m->hold.at_most, process_now(p));
-    } else if (m->type == M_LEAD && m->beat.term >= s->controller_term) {
-        s->controller_term = m->beat.term;
-        for (int i = 0; i < SIM_PROCESSES_MAX; i++)
-            s->leads[i] = i == from;
+    } else if (m->type == M_LEAD) {
+        on_lead(s, from, m);
     } else if (m->type == M_PING) {
         network_send(p, from, message_new(M_PONG, 0));
     }

@@ -165,7 +165,9 @@ void storage_reclaim(struct shard *s) {
 
 static struct entry *log_of(struct hosted *h, const struct journal_partition *jp, size_t *count) {
     *count = 0;
-    uint64_t last = jp->damaged && jp->damaged_from <= jp->last_index ? jp->damaged_from - 1 : jp->last_index;
+    uint64_t last = jp->last_index;
+    if (jp->damaged && jp->damaged_from && jp->damaged_from <= last)
+        last = jp->damaged_from - 1;
     struct entry *entries =
         xcalloc(last > jp->base_index ? (size_t)(last - jp->base_index) : 1, sizeof *entries);
     for (uint64_t index = jp->base_index + 1; index <= last; index++) {
@@ -179,13 +181,16 @@ static struct entry *log_of(struct hosted *h, const struct journal_partition *jp
 }
 
 static struct body *read_checkpoint(struct hosted *h, const struct journal_partition *jp,
-                                    struct replica_state *state, struct decoder *d) {
+                                    struct replica_state *state, struct decoder *d, bool *lost) {
     struct body *body = NULL;
-    if (journal_read_checkpoint(journal_of(h), jp->id, &body) != ERR_OK)
+    *lost = journal_read_checkpoint(journal_of(h), jp->id, &body) != ERR_OK;
+    if (*lost)
         return NULL;
     *d = decoder_of(body->data, body->size);
-    if (replica_decode(d, state))
+    bool none = body->size == 0 && jp->base_index == 0;
+    if (!none && replica_decode(d, state))
         return body;
+    *lost = !none;
     body_drop(body);
     return NULL;
 }
@@ -195,13 +200,12 @@ static struct partition *recover(struct hosted *h, struct journal_partition *jp)
     struct body *checkpoint = NULL;
     struct decoder d = {0};
     bool all_lost = jp->damaged && jp->damaged_from <= jp->base_index;
-    if (jp->checkpointed && !all_lost) {
-        checkpoint = read_checkpoint(h, jp, &state, &d);
-        all_lost = !checkpoint;
-    }
+    if (jp->checkpointed && !all_lost)
+        checkpoint = read_checkpoint(h, jp, &state, &d, &all_lost);
     if (all_lost) {
         state = (struct replica_state){0};
         jp->damaged = true;
+        jp->damaged_from = 1;
         jp->base_index = jp->base_epoch = jp->last_index = 0;
     }
     state.base_index = jp->base_index;
@@ -238,6 +242,7 @@ bool storage_partition(struct hosted *h) {
     if (!h->partition)
         return false;
     h->partition->user = h;
+    journal_set_aside(p->journal, h->id, false);
     partition_time(h->partition, process_now(p), process_wall(p));
     h->flushed_mark = replica_mark(h->partition->replica);
     sim_trace(p->sim, "%s p%d: log %llu .. %llu, promise %llu%s", p->name, (int)h->id,
