@@ -73,7 +73,7 @@ struct log {
     size_t histories_capacity[SIM_SUBSCRIPTIONS_MAX];
     struct epoch_leader *leaders;
     size_t leaders_count, leaders_capacity;
-    uint64_t acting_epoch; /* highest that has delivered or settled */
+    uint64_t acting_epoch; /* highest that has delivered */
     struct letter *letters;
     size_t letters_count, letters_capacity;
     uint64_t starts[SIM_SUBSCRIPTIONS_MAX]; /* first offset of each subscription, at the end */
@@ -269,24 +269,21 @@ void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint6
 
 /* ---- who may deliver ---- */
 
-static void acts(struct process *p, uint64_t partition, uint64_t epoch, const char *what) {
+/* A settlement may be answered late: it was committed, and nobody else changes it. */
+static void acts(struct process *p, uint64_t partition, uint64_t epoch) {
     struct log *l = log_of(p->sim, partition);
     if (epoch < l->acting_epoch)
-        sim_violation(p->sim, "fenced", "p%d: %s %s in epoch %llu after epoch %llu has", (int)partition, p->name,
-                      what, (unsigned long long)epoch, (unsigned long long)l->acting_epoch);
+        sim_violation(p->sim, "fenced", "p%d: %s delivers in epoch %llu after epoch %llu has", (int)partition,
+                      p->name, (unsigned long long)epoch, (unsigned long long)l->acting_epoch);
     l->acting_epoch = epoch;
 }
 
 void checker_deliver(struct process *p, uint64_t partition, const struct mailbox_effect *e) {
     struct log *l = log_of(p->sim, partition);
-    acts(p, partition, e->deliver.epoch, "delivers");
+    acts(p, partition, e->deliver.epoch);
     if (e->deliver.first_offset + e->deliver.count > l->next_offset)
         sim_violation(p->sim, "honest", "p%d: %s delivers offset %llu, which is not committed", (int)partition,
                       p->name, (unsigned long long)e->deliver.first_offset);
-}
-
-void checker_settled(struct process *p, uint64_t partition, uint64_t epoch) {
-    acts(p, partition, epoch, "settles");
 }
 
 /* ---- conserved ---- */

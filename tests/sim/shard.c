@@ -43,12 +43,31 @@ static void send_to_member(struct hosted *h, member_t to, const struct message *
         network_send(h->process, at, message_copy(m));
 }
 
-/* This replica has promised higher than its leader's epoch: tell the leader's
- * shard before any further confirmation goes out on that link. */
+/* What has been promised goes to all shards at once, before any further confirmation:
+ * whoever leads an older epoch, known to this replica or not, counts it no more. */
 static void fence(struct hosted *h) {
-    struct message m = {.type = M_FENCED, .partition = h->id};
-    m.promise = replica_promise(h->partition->replica);
-    send_to_member(h, h->record.leader, &m);
+    struct process *p = h->process;
+    for (int i = 0; i < p->sim->processes_count; i++) {
+        if (p->sim->processes[i].kind != PROCESS_SHARD)
+            continue;
+        struct message *m = message_new(M_FENCED, h->id);
+        m->promise = replica_promise(h->partition->replica);
+        network_send(p, i, m);
+    }
+}
+
+struct fencing {
+    struct process *process;
+    int to;
+};
+
+static void fence_one(void *ctx, const struct journal_partition *jp) {
+    struct fencing *f = ctx;
+    if (jp->promise <= METADATA_RECORD_EPOCH_FIRST || jp->id > SIM_PARTITIONS_MAX)
+        return;
+    struct message *m = message_new(M_FENCED, jp->id);
+    m->promise = jp->promise;
+    network_send(f->process, f->to, m);
 }
 
 static uint64_t fence_of(const struct peer *p, uint64_t partition) {
@@ -149,14 +168,14 @@ static void peer_up(struct shard *s, int other) {
     struct process *p = s->process;
     member_t member = p->ends[other].member;
     s->peers[other].fenced_count = 0;
+    /* from the journal: partitions not opened yet count too */
+    journal_each(p->journal, fence_one, &(struct fencing){p, other});
     HOSTED_EACH(s, h) {
         if (!h->partition)
             continue;
         shard_touch(h);
         replica_peer_up(h->partition->replica, member, process_now(p), &h->partition->replica_effects);
         partition_run(h->partition, process_now(p));
-        if (replica_promise(h->partition->replica) > h->record.epoch && h->record.leader == member)
-            fence(h);
     }
 }
 

@@ -339,11 +339,6 @@ static void on_receipt(struct hosted *h, const struct mailbox_effect *e) {
 
 static void on_settled(struct hosted *h, const struct mailbox_effect *e) {
     int to = network_by_instance(h->process, e->settled.origin.link);
-    for (size_t i = 0; i < e->settled.count; i++)
-        if (e->settled.results[i] != SETTLE_UNKNOWN) {
-            checker_settled(h->process, h->id, replica_epoch(h->partition->replica));
-            break;
-        }
     if (to < 0)
         return;
     struct message *m = message_new(M_SETTLED, h->id);

@@ -504,7 +504,6 @@ void checker_apply(struct process *p, uint64_t partition, const struct entry *e)
 void checker_leading(struct process *p, uint64_t partition, uint64_t epoch);
 void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint64_t applied);
 void checker_deliver(struct process *p, uint64_t partition, const struct mailbox_effect *e);
-void checker_settled(struct process *p, uint64_t partition, uint64_t epoch);
 void checker_turn(struct process *p, struct partition *partition);
 /* From the clients' histories. */
 void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned generation, uint64_t sequence,
