@@ -15,6 +15,8 @@
 #include "base/xalloc.h"
 #include "shard/shard_private.h"
 
+enum { PEERS_FENCES_A_FRAME = 512, FIRST_EPOCH = 1 };
+
 struct peer *peers_find(struct shard *s, member_t member) {
     struct peer *p;
     HASH_FIND(hh, s->peers, &member, sizeof member, p);
@@ -106,23 +108,30 @@ void peers_send_turn(struct shard *s) {
 
 /* ---- leases: the link's confirmation ---- */
 
-/* What the peer has promised beyond our epoch, since this link came up. */
+/* What the peer has promised, as told on this link. */
 static uint64_t fence_of(const struct peer *p, uint64_t partition) {
-    for (size_t i = 0; i < p->fenced_count; i++)
-        if (p->fences[i].partition == partition)
-            return p->fences[i].promise;
-    return 0;
+    struct fence *f;
+    HASH_FIND(hh, p->fences, &partition, sizeof partition, f);
+    return f ? f->promise : 0;
 }
 
 static void fence_add(struct peer *p, uint64_t partition, uint64_t promise) {
-    for (size_t i = 0; i < p->fenced_count; i++) {
-        if (p->fences[i].partition == partition) {
-            p->fences[i].promise = promise;
-            return;
-        }
+    struct fence *f;
+    HASH_FIND(hh, p->fences, &partition, sizeof partition, f);
+    if (!f) {
+        f = xcalloc(1, sizeof *f);
+        f->partition = partition;
+        HASH_ADD(hh, p->fences, partition, sizeof f->partition, f);
     }
-    xgrow(&p->fences, &p->fenced_capacity, p->fenced_count + 1, sizeof *p->fences);
-    p->fences[p->fenced_count++] = (struct fence){partition, promise};
+    f->promise = promise;
+}
+
+static void fences_clear(struct peer *p) {
+    struct fence *f, *next;
+    HASH_ITER(hh, p->fences, f, next) {
+        HASH_DEL(p->fences, f);
+        free(f);
+    }
 }
 
 static bool in_sets(const struct hosted *h, member_t m) {
@@ -170,7 +179,7 @@ static void on_confirmed(struct shard_link *l, const struct frame *frame) {
     for (struct hosted *h = s->hosted; m && h; h = h->hh.next) {
         if (!h->partition || !replica_leading(h->partition->replica) || !in_sets(h, l->peer->member))
             continue;
-        if (l->peer->fenced_count && fence_of(l->peer, h->id) > replica_epoch(h->partition->replica))
+        if (l->peer->fences && fence_of(l->peer, h->id) > replica_epoch(h->partition->replica))
             continue;
         replica_confirm(h->partition->replica, l->peer->member, m->sent_at);
         shard_touch(h);
@@ -178,20 +187,55 @@ static void on_confirmed(struct shard_link *l, const struct frame *frame) {
     }
 }
 
-/* This replica has promised higher than its leader's epoch: tell the leader's
- * shard at once, before any further confirmation goes out on that link. */
-void peers_fence(struct hosted *h) {
-    struct peer *p = peers_find(h->shard, h->record.leader);
-    if (!p || !p->link)
-        return;
+/* Promises on their way to one peer, or (link NULL) to all. */
+struct fencing {
+    struct shard *shard;
+    struct link *link;
+    Mr__Fence fences[PEERS_FENCES_A_FRAME];
+    Mr__Fence *list[PEERS_FENCES_A_FRAME];
+    size_t count;
+};
+
+static void send_fences(struct fencing *f) {
     Mr__Fenced m = MR__FENCED__INIT;
-    Mr__Fence fence = MR__FENCE__INIT;
-    Mr__Fence *list[] = {&fence};
-    fence.partition = h->id;
-    fence.promise = replica_promise(h->partition->replica);
-    m.fences = list;
-    m.n_fences = 1;
-    link_send(p->link, FRAME_FENCED, &m.base, NULL, 0);
+    m.fences = f->list;
+    m.n_fences = f->count;
+    for (struct peer *p = f->shard->peers; p && f->count; p = p->hh.next)
+        if (p->link && (!f->link || p->link == f->link))
+            link_send(p->link, FRAME_FENCED, &m.base, NULL, 0);
+    f->count = 0;
+}
+
+static void add_fence(struct fencing *f, uint64_t partition, uint64_t promise) {
+    Mr__Fence *fence = &f->fences[f->count];
+    mr__fence__init(fence);
+    fence->partition = partition;
+    fence->promise = promise;
+    f->list[f->count++] = fence;
+    if (f->count == PEERS_FENCES_A_FRAME)
+        send_fences(f);
+}
+
+/* This replica has promised higher than its leader's epoch. All shards are told, at
+ * once and before any further confirmation: this replica's record may be older than
+ * the one by which somebody leads. */
+void peers_fence(struct hosted *h) {
+    struct fencing f = {.shard = h->shard};
+    add_fence(&f, h->id, replica_promise(h->partition->replica));
+    send_fences(&f);
+}
+
+static void fence_promised(void *ctx, const struct journal_partition *jp) {
+    if (jp->promise > FIRST_EPOCH) /* nobody leads an older one */
+        add_fence(ctx, jp->id, jp->promise);
+}
+
+/* A new link confirms nothing that was promised away before, by an earlier process or
+ * of partitions not opened yet: so the journal is asked, not the replicas. */
+static void fence_all(struct shard *s, struct link *link) {
+    struct fencing f = {.shard = s, .link = link};
+    journal_each(s->journal, fence_promised, &f);
+    send_fences(&f);
 }
 
 static void on_fenced(struct shard_link *l, const struct frame *frame) {
@@ -310,15 +354,14 @@ void peers_up(struct shard_link *l, member_t member) {
     l->kind = LINK_PEER;
     l->peer = p;
     p->link = l->link;
-    p->fenced_count = 0;
+    fences_clear(p);
+    fence_all(s, p->link);
     for (struct hosted *h = s->hosted; h; h = h->hh.next) {
         if (!h->partition)
             continue;
         shard_touch(h);
         replica_peer_up(h->partition->replica, member, loop_now(s->loop), &h->partition->replica_effects);
         partition_run(h->partition, loop_now(s->loop));
-        if (replica_promise(h->partition->replica) > h->record.epoch && h->record.leader == member)
-            peers_fence(h);
     }
 }
 
@@ -425,7 +468,7 @@ void peers_close(struct shard *s) {
         free(p->appends);
         free(p->bodies);
         free(p->appendeds);
-        free(p->fences);
+        fences_clear(p);
         free(p);
     }
 }

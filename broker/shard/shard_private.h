@@ -99,6 +99,7 @@ struct hosted {
 struct fence {
     uint64_t partition;
     uint64_t promise;
+    UT_hash_handle hh;
 };
 
 /* Another shard. The one with the lower identity dials. */
@@ -110,8 +111,7 @@ struct peer {
     struct keep *keep;           /* this side dials */
     struct link *link;           /* up, hello done */
     struct shard_link *greeting; /* dialled, hello not answered yet, or up */
-    struct fence *fences;        /* its confirmations no longer cover these */
-    size_t fenced_count, fenced_capacity;
+    struct fence *fences;        /* by partition: what it has promised */
     bool confirming; /* partitions led here with consumers have it in their set */
     /* this turn's frame */
     Mr__Append **appends;
