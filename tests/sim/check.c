@@ -118,8 +118,9 @@ void checker_write(struct process *p, uint64_t partition, const struct entry *e)
         if (slot->written[i].epoch != e->epoch)
             continue;
         if (slot->written[i].crc != crc)
-            sim_violation(p->sim, "agreement", "p%d index %llu epoch %llu has two contents; %s writes the second",
-                          (int)partition, (unsigned long long)e->index, (unsigned long long)e->epoch, p->name);
+            sim_violation(p->sim, "agreement",
+                          "p%d index %llu epoch %llu has two contents; %s writes the second", (int)partition,
+                          (unsigned long long)e->index, (unsigned long long)e->epoch, p->name);
         return;
     }
     xgrow(&slot->written, &slot->written_capacity, slot->written_count + 1, sizeof *slot->written);
@@ -173,8 +174,8 @@ static void commit_batch(struct sim *s, struct log *l, uint64_t partition, const
         if (!payload_check((const uint8_t *)m.payload.data, m.payload.size, &stamp))
             sim_violation(s, "honest", "p%d index %llu message %u is not as published", (int)partition,
                           (unsigned long long)e->index, i);
-        *offset_of(l, h.base_offset + i) = (struct origin){
-            stamp.publisher, stamp.generation, stamp.number, stamp.sequence, e->index, letter};
+        *offset_of(l, h.base_offset + i) = (struct origin){stamp.publisher, stamp.generation, stamp.number,
+                                                           stamp.sequence,  e->index,         letter};
     }
     l->next_offset += h.count;
     if (letter)
@@ -196,8 +197,8 @@ void checker_apply(struct process *p, uint64_t partition, const struct entry *e)
         return;
     }
     if (e->index != l->applied + 1)
-        sim_violation(p->sim, "agreement", "p%d: %s applies index %llu, committed so far %llu", (int)partition,
-                      p->name, (unsigned long long)e->index, (unsigned long long)l->applied);
+        sim_violation(p->sim, "agreement", "p%d: %s applies index %llu, committed so far %llu",
+                      (int)partition, p->name, (unsigned long long)e->index, (unsigned long long)l->applied);
     slot->committed = true;
     slot->epoch = e->epoch;
     slot->crc = crc;
@@ -224,8 +225,10 @@ void checker_running(struct process *p) {
     running = p;
 }
 
-void __real_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now, struct mailbox_effects *fx);
-void __wrap_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now, struct mailbox_effects *fx);
+void __real_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now,
+                          struct mailbox_effects *fx);
+void __wrap_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now,
+                          struct mailbox_effects *fx);
 
 void __wrap_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t now,
                           struct mailbox_effects *fx) {
@@ -282,8 +285,8 @@ void checker_deliver(struct process *p, uint64_t partition, const struct mailbox
     struct log *l = log_of(p->sim, partition);
     acts(p, partition, e->deliver.epoch);
     if (e->deliver.first_offset + e->deliver.count > l->next_offset)
-        sim_violation(p->sim, "honest", "p%d: %s delivers offset %llu, which is not committed", (int)partition,
-                      p->name, (unsigned long long)e->deliver.first_offset);
+        sim_violation(p->sim, "honest", "p%d: %s delivers offset %llu, which is not committed",
+                      (int)partition, p->name, (unsigned long long)e->deliver.first_offset);
 }
 
 /* ---- conserved ---- */
@@ -291,21 +294,20 @@ void checker_deliver(struct process *p, uint64_t partition, const struct mailbox
 static void check_conserved(struct process *p, struct partition *partition) {
     struct subscription_stats t;
     for (size_t i = 0; mailbox_subscription_stats(partition->mailbox, i, &t); i++) {
-        uint64_t sum = t.ready + t.leased + t.delayed + t.dying + t.acked + t.dead + t.expired + t.dropped +
-                       t.purged;
+        uint64_t sum =
+            t.ready + t.leased + t.delayed + t.dying + t.acked + t.dead + t.expired + t.dropped + t.purged;
         if (t.published != sum)
-            sim_violation(p->sim, "conserved",
-                          "p%d %s on %s: published %llu, but ready %llu leased %llu delayed %llu dying %llu "
-                          "acked %llu dead %llu expired %llu dropped %llu purged %llu",
-                          (int)partition->id, t.name, p->name, (unsigned long long)t.published,
-                          (unsigned long long)t.ready, (unsigned long long)t.leased,
-                          (unsigned long long)t.delayed, (unsigned long long)t.dying,
-                          (unsigned long long)t.acked, (unsigned long long)t.dead,
-                          (unsigned long long)t.expired, (unsigned long long)t.dropped,
-                          (unsigned long long)t.purged);
+            sim_violation(
+                p->sim, "conserved",
+                "p%d %s on %s: published %llu, but ready %llu leased %llu delayed %llu dying %llu "
+                "acked %llu dead %llu expired %llu dropped %llu purged %llu",
+                (int)partition->id, t.name, p->name, (unsigned long long)t.published,
+                (unsigned long long)t.ready, (unsigned long long)t.leased, (unsigned long long)t.delayed,
+                (unsigned long long)t.dying, (unsigned long long)t.acked, (unsigned long long)t.dead,
+                (unsigned long long)t.expired, (unsigned long long)t.dropped, (unsigned long long)t.purged);
         if (strcmp(t.name, "default") == 0 && t.published != mailbox_next_offset(partition->mailbox))
-            sim_violation(p->sim, "conserved", "p%d on %s: published %llu of %llu", (int)partition->id, p->name,
-                          (unsigned long long)t.published,
+            sim_violation(p->sim, "conserved", "p%d on %s: published %llu of %llu", (int)partition->id,
+                          p->name, (unsigned long long)t.published,
                           (unsigned long long)mailbox_next_offset(partition->mailbox));
     }
 }
@@ -324,7 +326,8 @@ void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned 
     struct sequences *q = &l->sequences[publisher][generation];
     uint64_t base = sequence < q->capacity ? q->base[sequence] : 0;
     if (!base)
-        sim_violation(s, "durable", "p%d: publisher %d has a receipt for sequence %llu, which is not committed",
+        sim_violation(s, "durable",
+                      "p%d: publisher %d has a receipt for sequence %llu, which is not committed",
                       (int)partition, publisher, (unsigned long long)sequence);
     if (base_offset != UINT64_MAX && base_offset != base - 1)
         sim_violation(s, "once", "p%d: the receipt for sequence %llu says offset %llu, it is at %llu",
@@ -350,7 +353,8 @@ static void got_one(struct sim *s, uint64_t partition, int subscription, int con
                       (int)partition, (unsigned long long)offset);
     if (h->done && m->delivery.delivery_number > h->done_number)
         sim_violation(s, "fenced", "p%d offset %llu was acked by delivery %u and is delivered as %u",
-                      (int)partition, (unsigned long long)offset, h->done_number, m->delivery.delivery_number);
+                      (int)partition, (unsigned long long)offset, h->done_number,
+                      m->delivery.delivery_number);
     if (h->delivered && h->epoch == m->delivery.epoch && h->number == m->delivery.delivery_number &&
         h->consumer != consumer)
         sim_violation(s, "fenced", "p%d offset %llu has two live leases in epoch %llu: consumers %d and %d",
@@ -369,7 +373,8 @@ void checker_got(struct sim *s, uint64_t partition, int subscription, int consum
     for (; i < m->delivery.count && batch_next(&cursor, &in); i++)
         got_one(s, partition, subscription, consumer, m->delivery.first_offset + i, m, &in);
     if (i != m->delivery.count)
-        sim_violation(s, "honest", "p%d: a delivery of %u messages holds %u", (int)partition, m->delivery.count, i);
+        sim_violation(s, "honest", "p%d: a delivery of %u messages holds %u", (int)partition,
+                      m->delivery.count, i);
 }
 
 void checker_settle_result(struct sim *s, uint64_t partition, int subscription, int consumer, uint64_t offset,
@@ -382,12 +387,13 @@ void checker_settle_result(struct sim *s, uint64_t partition, int subscription, 
     if (item->kind != SETTLE_ACK || result != SETTLE_DONE)
         return;
     if (h->done && (h->done_by != consumer || h->done_number != item->delivery_number))
-        sim_violation(s, "fenced", "p%d offset %llu: acked by consumer %d (delivery %u) and by %d (delivery %u)",
+        sim_violation(s, "fenced",
+                      "p%d offset %llu: acked by consumer %d (delivery %u) and by %d (delivery %u)",
                       (int)partition, (unsigned long long)offset, h->done_by, h->done_number, consumer,
                       item->delivery_number);
     if (h->number > item->delivery_number)
-        sim_violation(s, "fenced", "p%d offset %llu: ack of delivery %u is done after delivery %u", (int)partition,
-                      (unsigned long long)offset, item->delivery_number, h->number);
+        sim_violation(s, "fenced", "p%d offset %llu: ack of delivery %u is done after delivery %u",
+                      (int)partition, (unsigned long long)offset, item->delivery_number, h->number);
     h->done = true;
     h->done_by = consumer;
     h->done_number = item->delivery_number;
@@ -395,7 +401,8 @@ void checker_settle_result(struct sim *s, uint64_t partition, int subscription, 
 
 /* ---- the end ---- */
 
-static bool partition_delivered(struct sim *s, const struct box *b, uint64_t partition, char *why, size_t size) {
+static bool partition_delivered(struct sim *s, const struct box *b, uint64_t partition, char *why,
+                                size_t size) {
     struct log *l = log_of(s, partition);
     for (int k = 0; k < b->subscriptions_count; k++) {
         for (uint64_t offset = l->starts[k]; b->exact && offset < l->next_offset; offset++) {
@@ -433,9 +440,10 @@ static bool drained(struct sim *s, const struct box *b, uint64_t partition, char
         if (k >= 0)
             l->starts[k] = l->next_offset - t.published;
         if (!b->letters && t.ready + t.leased + t.delayed + t.dying) {
-            snprintf(why, size, "p%d %s: ready %llu leased %llu delayed %llu dying %llu%s%s", (int)partition, t.name,
-                     (unsigned long long)t.ready, (unsigned long long)t.leased, (unsigned long long)t.delayed,
-                     (unsigned long long)t.dying, t.reason[0] ? ", " : "", t.reason);
+            snprintf(why, size, "p%d %s: ready %llu leased %llu delayed %llu dying %llu%s%s", (int)partition,
+                     t.name, (unsigned long long)t.ready, (unsigned long long)t.leased,
+                     (unsigned long long)t.delayed, (unsigned long long)t.dying, t.reason[0] ? ", " : "",
+                     t.reason);
             return false;
         }
     }

@@ -27,7 +27,8 @@ enum {
 /* ---- payloads ---- */
 
 static uint8_t filler(const struct stamp *s, uint32_t at) {
-    uint64_t x = (s->sequence * 31 + s->number) * 0x9E3779B97F4A7C15u + s->publisher + (uint64_t)at * 0x2545F491u;
+    uint64_t x =
+        (s->sequence * 31 + s->number) * 0x9E3779B97F4A7C15u + s->publisher + (uint64_t)at * 0x2545F491u;
     return (uint8_t)(x >> 32);
 }
 
@@ -94,7 +95,8 @@ static void move(struct sim *s, int *gateway) {
 /* ---- publishing ---- */
 
 static uint64_t request_of(const struct publisher *p, int lane, uint64_t sequence) {
-    return (uint64_t)p->index << 56 | (uint64_t)p->lanes[lane].generation << 48 | (uint64_t)lane << 40 | sequence;
+    return (uint64_t)p->index << 56 | (uint64_t)p->lanes[lane].generation << 48 | (uint64_t)lane << 40 |
+           sequence;
 }
 
 static uint64_t partition_of(struct sim *s, const struct publisher *p, int lane) {
@@ -192,7 +194,8 @@ static void abandon_sometimes(struct sim *s, struct publisher *p, int lane) {
 static void on_publish_tick(struct sim *s, struct event *e) {
     struct publisher *p = &s->clients->publishers[e->a];
     struct box *b = box(s, p->box);
-    struct event *again = sim_at(s, s->now + sim_between(&s->work, p->interval / 2, p->interval), on_publish_tick);
+    struct event *again =
+        sim_at(s, s->now + sim_between(&s->work, p->interval / 2, p->interval), on_publish_tick);
     again->a = e->a;
     if (!s->processes[p->gateway].up)
         move(s, &p->gateway);
@@ -231,7 +234,8 @@ static void start_over(struct sim *s, struct publisher *p, int lane) {
     new_producer(s, p, lane);
 }
 
-static void on_refused(struct sim *s, struct publisher *p, int lane, uint64_t sequence, const struct message *m) {
+static void on_refused(struct sim *s, struct publisher *p, int lane, uint64_t sequence,
+                       const struct message *m) {
     struct lane *l = &p->lanes[lane];
     l->retry_at = s->now + (usec_t)rng_below(&s->work, RETRY_US_MAX);
     switch (m->answer_publish.code) {
@@ -333,12 +337,16 @@ static void lend_all(struct sim *s, struct consumer *c) {
 
 static void decide(struct sim *s, struct consumer *c, struct held *h) {
     unsigned dice = (unsigned)rng_below(&s->work, 100);
-    h->kind = dice < 86 || s->calm ? SETTLE_ACK : dice < 91 ? SETTLE_NACK : dice < 94 ? SETTLE_RELEASE
-              : dice < 97 ? SETTLE_REJECT : SETTLE_EXTEND;
+    h->kind = dice < 86 || s->calm ? SETTLE_ACK
+              : dice < 91          ? SETTLE_NACK
+              : dice < 94          ? SETTLE_RELEASE
+              : dice < 97          ? SETTLE_REJECT
+                                   : SETTLE_EXTEND;
     if (h->kind == SETTLE_REJECT && !box(s, c->box)->settings.dead_letter[0])
         h->kind = SETTLE_NACK;
-    h->delay = h->kind == SETTLE_NACK ? sim_between(&s->work, 0, 200 * USEC_MS)
-               : h->kind == SETTLE_EXTEND ? 500 * USEC_MS : 0;
+    h->delay = h->kind == SETTLE_NACK     ? sim_between(&s->work, 0, 200 * USEC_MS)
+               : h->kind == SETTLE_EXTEND ? 500 * USEC_MS
+                                          : 0;
     h->state = SETTLING;
     h->sent_at = 0;
     h->request = ++s->clients->next_request;
@@ -381,7 +389,8 @@ static void on_settled(struct sim *s, const struct message *m) {
                 h->sent_at = 0;
                 return;
             }
-            struct mailbox_settlement item = {.kind = h->kind, .epoch = h->epoch, .delivery_number = h->number};
+            struct mailbox_settlement item = {
+                .kind = h->kind, .epoch = h->epoch, .delivery_number = h->number};
             checker_settle_result(s, h->partition, c->subscription, c->index, h->offset, &item, result);
             s->result.settled++;
             if (h->kind == SETTLE_EXTEND && result == SETTLE_DONE) {
@@ -716,7 +725,8 @@ void clients_make(struct sim *s) {
         draw_publisher(s, i, c->boxes_count);
     for (int i = 0; i < c->boxes_count; i++)
         for (int k = 0; k < box(s, i)->subscriptions_count; k++)
-            for (int n = 1 + (int)rng_below(&s->work, 2); n > 0 && c->consumers_count < SIM_CONSUMERS_MAX; n--)
+            for (int n = 1 + (int)rng_below(&s->work, 2); n > 0 && c->consumers_count < SIM_CONSUMERS_MAX;
+                 n--)
                 draw_consumer(s, c->consumers_count++, i, k);
 }
 

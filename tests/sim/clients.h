@@ -5,11 +5,7 @@
 
 #include "sim.h"
 
-enum {
-    WINDOW_MAX = 6,
-    BATCH_MESSAGES_SIM_MAX = 5,
-    PAYLOAD_HEAD_BYTES = 32
-};
+enum { WINDOW_MAX = 6, BATCH_MESSAGES_SIM_MAX = 5, PAYLOAD_HEAD_BYTES = 32 };
 
 /* What a payload begins with: who published it. */
 struct stamp {
@@ -25,7 +21,7 @@ struct box {
     int subscriptions_count;
     char subscriptions[SIM_SUBSCRIPTIONS_MAX][SIM_NAME_BYTES];
     bool created;
-    bool exact; /* nothing is dropped by policy: all must arrive */
+    bool exact;   /* nothing is dropped by policy: all must arrive */
     bool letters; /* dead letters come here */
 };
 

@@ -119,7 +119,8 @@ void peers_refresh(struct controller *c) {
         else if (c->process->ends[i].up)
             heard(c, i);
     }
-    const struct metadata_node *own = metadata_node_named(c->metadata, sim_of(c)->nodes[c->process->node].name);
+    const struct metadata_node *own =
+        metadata_node_named(c->metadata, sim_of(c)->nodes[c->process->node].name);
     if (own)
         detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, process_now(c->process), &c->detected);
 }

@@ -158,7 +158,8 @@ static void on_flap(struct sim *s, struct event *e) {
     cut(s, b, a, how_long);
     if (e->b == 0)
         return;
-    struct event *next = sim_at(s, s->now + how_long + sim_between(dice(s), 10 * USEC_MS, 500 * USEC_MS), on_flap);
+    struct event *next =
+        sim_at(s, s->now + how_long + sim_between(dice(s), 10 * USEC_MS, 500 * USEC_MS), on_flap);
     next->a = e->a;
     next->b = e->b - 1;
 }
@@ -198,9 +199,10 @@ static void do_clock_jump(struct sim *s) {
 }
 
 static void do_bit_flip(struct sim *s) {
-    struct process *p = sim_chance(dice(s), 7500)
-                            ? sim_shard(s, s->swarm.victim, (int)rng_below(dice(s), (uint64_t)s->shards_per_node))
-                            : sim_controller(s, s->swarm.victim);
+    struct process *p =
+        sim_chance(dice(s), 7500)
+            ? sim_shard(s, s->swarm.victim, (int)rng_below(dice(s), (uint64_t)s->shards_per_node))
+            : sim_controller(s, s->swarm.victim);
     if (sim_disk_flip(p->disk, dice(s)))
         sim_trace(s, "%s disk: a bit flips", p->name);
 }
@@ -313,7 +315,8 @@ bool faults_settled(struct sim *s, char *why, size_t size) {
             return false;
     if (metadata_drops_count(m)) {
         const struct metadata_drop *d = metadata_drop_at(m, 0);
-        snprintf(why, size, "%zu drops are not done (first: p%d)", metadata_drops_count(m), (int)d->partition);
+        snprintf(why, size, "%zu drops are not done (first: p%d)", metadata_drops_count(m),
+                 (int)d->partition);
         return false;
     }
     return true;

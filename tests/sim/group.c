@@ -283,8 +283,7 @@ static void voters(struct controller *c) {
         all[count++] = (struct election_candidate){
             .member = n->info.controller,
             .alive = n->state != NODE_LEFT && (own || detector_node(c->detector, n->id) == DETECTOR_UP),
-            .replace =
-                n->state == NODE_LEFT || (dead && now - since >= c->process->sim->rebuild_grace)};
+            .replace = n->state == NODE_LEFT || (dead && now - since >= c->process->sim->rebuild_grace)};
     }
     if (!election_next_voters(replica_voters(c->replica), all, count, &next))
         return;
@@ -444,10 +443,11 @@ static void on_replica_effect(struct controller *c, const struct replica_effect 
 }
 
 static void on_election_effect(struct controller *c, const struct election_effect *e) {
-    static const enum message_type types[] = {
-        [ELECTION_SEND_PRE_VOTE] = M_PRE_VOTE, [ELECTION_SEND_PRE_VOTED] = M_PRE_VOTED,
-        [ELECTION_SEND_VOTE] = M_VOTE,         [ELECTION_SEND_VOTED] = M_VOTED,
-        [ELECTION_SEND_TIMEOUT_NOW] = M_TIMEOUT_NOW};
+    static const enum message_type types[] = {[ELECTION_SEND_PRE_VOTE] = M_PRE_VOTE,
+                                              [ELECTION_SEND_PRE_VOTED] = M_PRE_VOTED,
+                                              [ELECTION_SEND_VOTE] = M_VOTE,
+                                              [ELECTION_SEND_VOTED] = M_VOTED,
+                                              [ELECTION_SEND_TIMEOUT_NOW] = M_TIMEOUT_NOW};
     struct message m = {0};
     if (e->type == ELECTION_STANDS) {
         sim_count(c->process->sim, RARE_elections);
@@ -698,9 +698,9 @@ void group_open(struct controller *c) {
     c->rng.state = rng_next(&s->rng);
     c->metadata = metadata_new();
     c->detector = detector_new(s->failure_timeout, 2 * CONTROLLER_HEARTBEAT_US, now);
-    c->control = control_new(
-        &(struct control_options){.rebuild_grace = s->rebuild_grace, .seed = rng_next(&s->rng)}, c->metadata,
-        c->detector);
+    c->control =
+        control_new(&(struct control_options){.rebuild_grace = s->rebuild_grace, .seed = rng_next(&s->rng)},
+                    c->metadata, c->detector);
     make_replica(c, false);
     c->empty = replica_last_index(c->replica) == 0 && replica_promise(c->replica) == 0;
     c->election = election_new(c->replica, &c->rng, 0, now);

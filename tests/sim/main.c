@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,7 +54,7 @@ static double seconds(void) {
 
 static void child(struct job *job, bool trace) {
     setvbuf(stdout, NULL, _IOLBF, 0);
-    alarm(SEED_SECONDS_MAX);
+    setrlimit(RLIMIT_CPU, &(struct rlimit){SEED_SECONDS_MAX, SEED_SECONDS_MAX + 5});
     sim_run(job->seed, trace, job->result);
     fflush(stdout);
     _exit(0);
@@ -125,12 +126,13 @@ static void print_counts(const struct sim_result *all, int from, int to, const c
 static void summary(const struct sim_result *all, uint64_t seeds, double took) {
     print_counts(all, 0, RARE_leader_changes, "faults injected");
     print_counts(all, RARE_leader_changes, SIM_COUNTS, "rare branches reached");
-    printf("%llu seeds, %llu failed; %.1f hours simulated in %.0f s; %llu messages published, %llu receipted, "
-           "%llu delivered, %llu settled; %llu events\n",
-           (unsigned long long)seeds, (unsigned long long)failures, (double)all->simulated / 3.6e9, took,
-           (unsigned long long)all->published, (unsigned long long)all->receipted,
-           (unsigned long long)all->delivered, (unsigned long long)all->settled,
-           (unsigned long long)all->events);
+    printf(
+        "%llu seeds, %llu failed; %.1f hours simulated in %.0f s; %llu messages published, %llu receipted, "
+        "%llu delivered, %llu settled; %llu events\n",
+        (unsigned long long)seeds, (unsigned long long)failures, (double)all->simulated / 3.6e9, took,
+        (unsigned long long)all->published, (unsigned long long)all->receipted,
+        (unsigned long long)all->delivered, (unsigned long long)all->settled,
+        (unsigned long long)all->events);
 }
 
 static int run_many(const struct options *o) {
@@ -166,8 +168,8 @@ static int run_many(const struct options *o) {
 
 static int run_one(const struct options *o) {
     struct sim_result all = {0};
-    struct job job = {.result = mmap(NULL, sizeof *job.result, PROT_READ | PROT_WRITE,
-                                     MAP_SHARED | MAP_ANONYMOUS, -1, 0)};
+    struct job job = {
+        .result = mmap(NULL, sizeof *job.result, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)};
     int status;
     double began = seconds();
     start(&job, o->seed, o->trace);
@@ -179,7 +181,9 @@ static int run_one(const struct options *o) {
 }
 
 static int usage(void) {
-    fprintf(stderr, "usage: sim [--seeds N] [--first S] [--minutes M] [--jobs J] [--keep-going] | --seed N [--trace]\n");
+    fprintf(
+        stderr,
+        "usage: sim [--seeds N] [--first S] [--minutes M] [--jobs J] [--keep-going] | --seed N [--trace]\n");
     return 2;
 }
 

@@ -81,13 +81,13 @@ void message_free(struct message *m) {
 }
 
 static const char *const names[M_TYPES] = {
-    "append",   "appended", "piece",        "pieced",    "confirm",        "confirmed",   "fenced",
-    "pre-vote", "pre-voted", "vote",        "voted",     "timeout-now",    "heartbeat",   "heartbeat-seen",
-    "introduce", "record",  "complete",     "lead",      "seal",           "drop",        "hold",
-    "ping",     "pong",     "sealed",       "report",    "load",           "publish",     "receipt",
-    "refused",  "attach",   "attached",     "detach",    "lend",           "settle",      "settled",
-    "presented", "led",     "not-leading",  "delivery",  "ready",          "credit-back", "detached",
-    "forward",  "forwarded"};
+    "append",    "appended",  "piece",       "pieced",   "confirm",     "confirmed",   "fenced",
+    "pre-vote",  "pre-voted", "vote",        "voted",    "timeout-now", "heartbeat",   "heartbeat-seen",
+    "introduce", "record",    "complete",    "lead",     "seal",        "drop",        "hold",
+    "ping",      "pong",      "sealed",      "report",   "load",        "publish",     "receipt",
+    "refused",   "attach",    "attached",    "detach",   "lend",        "settle",      "settled",
+    "presented", "led",       "not-leading", "delivery", "ready",       "credit-back", "detached",
+    "forward",   "forwarded"};
 
 const char *message_name(enum message_type type) {
     return names[type];

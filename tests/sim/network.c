@@ -16,7 +16,7 @@
 enum {
     DIAL_MIN_US = 2000,
     DIAL_MAX_US = 200000,
-    DOWN_US_MAX = 4000,  /* from a reset to an end's knowing */
+    DOWN_US_MAX = 4000,      /* from a reset to an end's knowing */
     CUT_TIMEOUT_US = 3000000 /* a stream that gets nothing through is given up */
 };
 

@@ -67,8 +67,9 @@ static void trace_setup(struct sim *s) {
             sim_trace(s, "  %s every %lld ms", names[i], (long long)(s->swarm.mean[i] / USEC_MS));
     for (int i = 0; i < s->clients->boxes_count; i++) {
         struct box *b = &s->clients->boxes[i];
-        sim_trace(s, "  %s: %u partitions from p%d, %u replicas, dispatch %s", b->name, b->settings.partitions,
-                  b->first_partition, b->settings.replicas, dispatch_name(b->settings.dispatch));
+        sim_trace(s, "  %s: %u partitions from p%d, %u replicas, dispatch %s", b->name,
+                  b->settings.partitions, b->first_partition, b->settings.replicas,
+                  dispatch_name(b->settings.dispatch));
     }
 }
 

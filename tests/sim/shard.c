@@ -500,8 +500,8 @@ static void on_seal(struct shard *s, int from, const struct message *m) {
             return;
         struct message *answer = message_new(M_SEALED, m->partition);
         answer->sealed.unknown = true;
-        answer->sealed.sealed = (struct replica_sealed){
-            .token = m->seal.token, .from = p->self, .epoch = m->seal.epoch};
+        answer->sealed.sealed =
+            (struct replica_sealed){.token = m->seal.token, .from = p->self, .epoch = m->seal.epoch};
         network_send(p, from, answer);
         return;
     }
@@ -515,7 +515,8 @@ static void on_seal(struct shard *s, int from, const struct message *m) {
         fence(h);
 }
 
-static void report_to(struct shard *s, int to, uint64_t partition, enum control_report_kind kind, uint64_t epoch) {
+static void report_to(struct shard *s, int to, uint64_t partition, enum control_report_kind kind,
+                      uint64_t epoch) {
     struct message *m = message_new(M_REPORT, partition);
     m->report = (struct control_report){
         .partition = partition, .kind = kind, .from = s->process->self, .epoch = epoch};

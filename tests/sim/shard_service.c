@@ -34,9 +34,8 @@ static void on_publish(struct shard *s, int from, struct message *m) {
     CHECK(batch_check(m->publish.body->data, m->publish.body->size, NULL) == ERR_OK);
     shard_touch(h);
     partition_time(h->partition, now, process_wall(p));
-    partition_publish(h->partition,
-                      (struct mailbox_origin){p->ends[from].instance, m->publish.request}, m->publish.body,
-                      now);
+    partition_publish(h->partition, (struct mailbox_origin){p->ends[from].instance, m->publish.request},
+                      m->publish.body, now);
 }
 
 static void on_attach(struct shard *s, int from, struct message *m) {
@@ -57,17 +56,16 @@ static void on_attach(struct shard *s, int from, struct message *m) {
     if (err != ERR_OK)
         return;
     if (m->consumer.held_count)
-        mailbox_hold(h->partition->mailbox, &m->consumer.consumer, m->consumer.subscription,
-                     m->consumer.held, m->consumer.held_count, now, &h->partition->mailbox_effects);
+        mailbox_hold(h->partition->mailbox, &m->consumer.consumer, m->consumer.subscription, m->consumer.held,
+                     m->consumer.held_count, now, &h->partition->mailbox_effects);
     partition_run(h->partition, now);
 }
 
 static void on_settle(struct hosted *h, int from, struct message *m) {
     struct process *p = h->process;
     usec_t now = process_now(p);
-    mailbox_settle(h->partition->mailbox,
-                   (struct mailbox_origin){p->ends[from].instance, m->settle.request}, &m->settle.consumer,
-                   m->settle.subscription, m->settle.items, m->settle.count, now,
+    mailbox_settle(h->partition->mailbox, (struct mailbox_origin){p->ends[from].instance, m->settle.request},
+                   &m->settle.consumer, m->settle.subscription, m->settle.items, m->settle.count, now,
                    partition_stamp(h->partition, now), &h->partition->mailbox_effects);
 }
 

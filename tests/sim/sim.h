@@ -211,7 +211,7 @@ struct message {
             uint64_t term, applied, load[SIM_SHARDS_MAX];
             member_t shards[SIM_SHARDS_MAX];
             uint32_t shards_count;
-        } beat; /* CONFIRM, CONFIRMED, HEARTBEAT, HEARTBEAT_SEEN, PING, PONG, LEAD, LOAD */
+        } beat;           /* CONFIRM, CONFIRMED, HEARTBEAT, HEARTBEAT_SEEN, PING, PONG, LEAD, LOAD */
         uint64_t promise; /* FENCED */
         struct election_ask ask;
         struct election_answer answer;
@@ -347,7 +347,7 @@ struct pair {
     bool wanted;
     int a, b;
     uint64_t instance;
-    usec_t last[2];       /* arrival of the last message to a, to b */
+    usec_t last[2]; /* arrival of the last message to a, to b */
     unsigned failures;
     bool dialling;
     struct held_message *held[2], *held_last[2]; /* behind a cut, to a, to b */
@@ -368,8 +368,8 @@ struct swarm {
 
 struct sim {
     uint64_t seed;
-    struct rng rng;       /* the world: network, disks, faults */
-    struct rng work;      /* publishers and consumers */
+    struct rng rng;  /* the world: network, disks, faults */
+    struct rng work; /* publishers and consumers */
     usec_t now;
     bool tracing;
     bool calm;     /* no more faults: everything must drain */
@@ -407,8 +407,8 @@ bool sim_chance(struct rng *r, unsigned of_10000);
 
 usec_t process_now(const struct process *p);
 usec_t process_wall(const struct process *p);
-void process_touch(struct process *p);             /* a turn is due */
-void process_wake(struct process *p, usec_t at);   /* by its own clock */
+void process_touch(struct process *p);           /* a turn is due */
+void process_wake(struct process *p, usec_t at); /* by its own clock */
 void process_start(struct process *p);
 void process_kill(struct process *p, const char *why); /* restarts by itself while its node is on */
 void process_end_for_good(struct process *p);
@@ -434,7 +434,7 @@ void network_cut(struct sim *s, int from, int to, bool cut);
 void network_heal(struct sim *s);
 void network_process_up(struct process *p);
 void network_free(struct sim *s);
-int network_by_member(const struct process *p, member_t m);     /* -1: no link */
+int network_by_member(const struct process *p, member_t m);      /* -1: no link */
 int network_by_instance(const struct process *p, uint64_t link); /* -1: no link */
 
 /* ---- disk.c ---- */
@@ -517,7 +517,7 @@ uint64_t checker_next_offset(struct sim *s, uint64_t partition);
 /* ---- faults.c ---- */
 void faults_draw(struct sim *s);
 void faults_start(struct sim *s);
-void faults_stop(struct sim *s); /* heal everything */
+void faults_stop(struct sim *s);                            /* heal everything */
 bool faults_settled(struct sim *s, char *why, size_t size); /* cluster is whole again */
 
 /* ---- run.c ---- */

@@ -11,8 +11,8 @@
 #include "sim.h"
 
 enum {
-    TURN_US_MAX = 150,          /* from an event to the end of the loop's turn */
-    RESTART_US_MIN = 20000,     /* the supervisor's back-off and the start */
+    TURN_US_MAX = 150,      /* from an event to the end of the loop's turn */
+    RESTART_US_MIN = 20000, /* the supervisor's back-off and the start */
     RESTART_US_MAX = 400000,
     FREEZE_SLACK_US = 100
 };
