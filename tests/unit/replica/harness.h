@@ -58,6 +58,15 @@ struct record {
     uint64_t mark;
 };
 
+/* disk.c */
+void entry_push(struct entry **items, size_t *count, size_t *capacity, const struct entry *e);
+void entries_cut(struct entry *items, size_t *count, size_t keep);
+void disk_free(struct disk *d);
+struct disk disk_copy(const struct disk *d);
+const struct entry *disk_find(const struct disk *d, uint64_t index);
+void replay(struct disk *d, const struct record *r);
+void record_free(struct record *r);
+
 struct machine {
     uint64_t applied;
     uint64_t digest;
