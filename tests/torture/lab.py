@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes of mailroomd in network namespaces of their own (or, where those are
+refused, on loopback addresses without cuts), and what can be done to them."""
+
+import os
+import signal
+import subprocess
+import time
+
+import powerloss
+
+NODE_DISK_BYTES = 1 << 30
+PORT_CLIENT, PORT_CLUSTER, PORT_ADMIN = 7400, 7410, 7480
+
+
+def ip(*words, ns=None):
+    enter = ['nsenter', f'--net=/proc/{ns}/ns/net'] if ns else []
+    subprocess.run([*enter, 'ip', *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def children_of(pid):
+    """All processes below pid, as {pid: 'role/index'}."""
+    parents, names = {}, {}
+    for entry in os.listdir('/proc'):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f'/proc/{entry}/stat', encoding='ascii', errors='replace') as f:
+                parents[int(entry)] = int(f.read().rsplit(')', 1)[1].split()[1])
+            with open(f'/proc/{entry}/cmdline', encoding='utf-8', errors='replace') as f:
+                names[int(entry)] = f.read().split('\0')
+        except (OSError, ValueError):
+            continue
+    found = {}
+    for child, parent in parents.items():
+        words = names.get(child, [])
+        if parent == pid and '--role' in words:
+            index = words[words.index('--index') + 1] if '--index' in words else '0'
+            found[child] = words[words.index('--role') + 1] + '/' + index
+    return found
+
+
+class Node:
+    def __init__(self, lab, number):
+        self.lab, self.number, self.name = lab, number, f'n{number}'
+        self.process = None
+        self.stopped = []
+        self.wanted = True
+        self.killed = {}  # pid -> why: deaths that are ours
+        self.disk = os.path.join(lab.folder, self.name)
+        self.data, self.undo = os.path.join(self.disk, 'data'), os.path.join(self.disk, 'undo')
+        self.log = os.path.join(lab.folder, f'{self.name}.log')
+        self.config = os.path.join(lab.folder, f'{self.name}.yaml')
+        self.ns = None
+        os.mkdir(self.disk)
+        if lab.namespaces:
+            subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={NODE_DISK_BYTES}', 'torture', self.disk], check=True)
+            self.address = f'10.77.0.{number}'
+            self.connect()
+        else:
+            self.address = f'127.77.{os.getpid() % 250}.{number}'
+        os.mkdir(self.undo)
+
+    def connect(self):
+        holder = subprocess.Popen(['unshare', '--net', 'sleep', 'infinity'])
+        self.ns = holder.pid
+        while os.readlink(f'/proc/{self.ns}/ns/net') == os.readlink('/proc/self/ns/net'):
+            time.sleep(0.005)
+        ip('link', 'add', f'v{self.number}', 'type', 'veth', 'peer', 'name', f'e{self.number}')
+        ip('link', 'set', f'v{self.number}', 'master', 'br0', 'up')
+        ip('link', 'set', f'e{self.number}', 'netns', str(self.ns))
+        ip('link', 'set', 'lo', 'up', ns=self.ns)
+        ip('addr', 'add', f'{self.address}/24', 'dev', f'e{self.number}', ns=self.ns)
+        ip('link', 'set', f'e{self.number}', 'up', ns=self.ns)
+
+    def write_config(self):
+        initial = ', '.join(f'{n.name}: {n.address}:{PORT_CLUSTER}' for n in self.lab.nodes)
+        with open(self.config, 'w', encoding='utf-8') as f:
+            f.write(f'node: {self.name}\ndata: {self.data}\nshards: 2\ninsecure: true\n'
+                    f'listen: {{ client: {self.address}:{PORT_CLIENT}, cluster: {self.address}:{PORT_CLUSTER}, '
+                    f'admin: {self.address}:{PORT_ADMIN} }}\n'
+                    f'cluster:\n  name: torture\n  initial: {{ {initial} }}\n'
+                    'limits: { segment: 4MiB }\n')
+
+    def start(self):
+        environment = dict(os.environ, TORTURE_DATA=self.data, TORTURE_UNDO=self.undo,
+                           LD_PRELOAD=os.environ['TORTURE_UNSYNCED'])
+        enter = ['nsenter', f'--net=/proc/{self.ns}/ns/net'] if self.ns else []
+        with open(self.log, 'ab') as log:
+            log.write(b'---- start\n')
+            log.flush()
+            self.process = subprocess.Popen(
+                [*enter, 'env', f'LD_PRELOAD={environment.pop("LD_PRELOAD")}', os.environ['MAILROOMD'],
+                 '--config', self.config], env=environment, stdout=log, stderr=log)
+
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def children(self, role=None):
+        found = children_of(self.process.pid) if self.running() else {}
+        return {p: r for p, r in found.items() if role is None or r.startswith(role)}
+
+    def kill(self):
+        """SIGKILL to all of the node at once."""
+        children = self.children()
+        self.killed.update({p: 'node' for p in children})
+        for pid in [self.process.pid, *children]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+        for pid in children:
+            wait_gone(pid)
+        self.stopped = []
+
+    def lose_power(self, random):
+        self.kill()
+        return powerloss.fail(self.data, self.undo, random) if os.path.isdir(self.data) else ''
+
+    def term(self, timeout_s=25):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return 'no exit'
+
+    def stop(self, pids):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGSTOP)
+                self.stopped.append(pid)
+                self.killed[pid] = 'stopped'
+            except ProcessLookupError:
+                pass
+
+    def go_on(self):
+        for pid in self.stopped:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+        self.stopped = []
+
+    def hurt(self, pid, number):
+        self.killed[pid] = f'signal {number}'
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+    # -- network: towards one address, one way; undone by mend()
+
+    def cut(self, other):
+        ip('route', 'replace', 'blackhole', f'{other.address}/32', ns=self.ns)
+
+    def mend(self, other):
+        try:
+            ip('route', 'del', 'blackhole', f'{other.address}/32', ns=self.ns)
+        except subprocess.CalledProcessError:
+            pass
+
+    def unplug(self, off=True):
+        ip('link', 'set', f'v{self.number}', 'down' if off else 'up')
+
+    def fill_disk(self, leave=0):
+        stat = os.statvfs(self.disk)
+        free = stat.f_bavail * stat.f_frsize - leave
+        if free > 0:
+            with open(os.path.join(self.disk, 'fill'), 'wb') as f:
+                os.posix_fallocate(f.fileno(), 0, free)
+
+    def free_disk(self):
+        path = os.path.join(self.disk, 'fill')
+        if os.path.exists(path):
+            os.unlink(path)
+
+    def fail_sync(self):
+        with open(os.path.join(self.undo, 'fail-sync'), 'w', encoding='ascii'):
+            pass
+
+    def memory(self):
+        """(bytes, role) of its largest process."""
+        largest = (0, '')
+        for pid, role in self.children().items():
+            try:
+                with open(f'/proc/{pid}/statm', encoding='ascii') as f:
+                    largest = max(largest, (int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE'), role))
+            except OSError:
+                continue
+        return largest
+
+
+def wait_gone(pid):
+    for _ in range(2000):
+        try:
+            with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as f:
+                if f.read().rsplit(')', 1)[1].split()[0] == 'Z':
+                    reap()
+        except OSError:
+            return
+        time.sleep(0.002)
+
+
+def reap():
+    """As process 1 of its own namespace this program inherits orphans."""
+    if os.getpid() != 1:
+        return
+    with open('/proc/1/task/1/children', encoding='ascii') as f:
+        pids = [int(p) for p in f.read().split()]
+    ours = {p.pid for p in subprocess._active} if hasattr(subprocess, '_active') else set()
+    for pid in pids:
+        try:
+            with open(f'/proc/{pid}/cmdline', encoding='utf-8') as f, open(f'/proc/{pid}/stat', encoding='ascii') as s:
+                zombie = s.read().rsplit(')', 1)[1].split()[0] == 'Z' and not f.read()
+            if zombie and pid not in ours and pid not in Lab.own:
+                os.waitpid(pid, os.WNOHANG)
+        except OSError:
+            continue
+
+
+class Lab:
+    own = set()  # processes that somebody waits for by their object
+
+    def __init__(self, folder, count, namespaces):
+        self.folder, self.namespaces = folder, namespaces
+        if namespaces:
+            ip('link', 'set', 'lo', 'up')
+            ip('link', 'add', 'br0', 'type', 'bridge')
+            ip('addr', 'add', '10.77.0.254/24', 'dev', 'br0')
+            ip('link', 'set', 'br0', 'up')
+        self.nodes = []
+        for i in range(count):
+            self.nodes.append(Node(self, i + 1))
+        for node in self.nodes:
+            node.write_config()
+
+    def start(self, node):
+        node.start()
+        Lab.own.add(node.process.pid)
+
+    def servers(self):
+        return ','.join(f'{n.address}:{PORT_CLIENT}' for n in self.nodes)
