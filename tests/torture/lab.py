@@ -10,6 +10,7 @@ import time
 import powerloss
 
 NODE_DISK_BYTES = 1 << 30
+START_S = 0.5  # before it has elapsed a program need not have its handlers yet
 PORT_CLIENT, PORT_CLUSTER, PORT_ADMIN = 7400, 7410, 7480
 
 
@@ -46,9 +47,11 @@ class Node:
         self.process = None
         self.stopped = []
         self.wanted = True
+        self.starved = 0  # True: its disk is full; else until when that may be felt
         self.killed = {}  # pid -> why: deaths that are ours
         self.disk = os.path.join(lab.folder, self.name)
-        self.data, self.undo = os.path.join(self.disk, 'data'), os.path.join(self.disk, 'undo')
+        self.data, self.graves = os.path.join(self.disk, 'data'), os.path.join(self.disk, 'graves')
+        self.undo = os.path.join(lab.folder, f'{self.name}-undo')
         self.log = os.path.join(lab.folder, f'{self.name}.log')
         self.config = os.path.join(lab.folder, f'{self.name}.yaml')
         self.ns = None
@@ -60,6 +63,8 @@ class Node:
         else:
             self.address = f'127.77.{os.getpid() % 250}.{number}'
         os.mkdir(self.undo)
+        os.mkdir(self.graves)
+        self.started = 0
 
     def connect(self):
         holder = subprocess.Popen(['unshare', '--net', 'sleep', 'infinity'])
@@ -83,9 +88,10 @@ class Node:
                     'limits: { segment: 4MiB }\n')
 
     def start(self):
-        environment = dict(os.environ, TORTURE_DATA=self.data, TORTURE_UNDO=self.undo,
+        environment = dict(os.environ, TORTURE_DATA=self.data, TORTURE_UNDO=self.undo, TORTURE_GRAVES=self.graves,
                            LD_PRELOAD=os.environ['TORTURE_UNSYNCED'])
         enter = ['nsenter', f'--net=/proc/{self.ns}/ns/net'] if self.ns else []
+        self.started = time.monotonic()
         with open(self.log, 'ab') as log:
             log.write(b'---- start\n')
             log.flush()
@@ -116,12 +122,14 @@ class Node:
 
     def lose_power(self, random):
         self.kill()
-        return powerloss.fail(self.data, self.undo, random) if os.path.isdir(self.data) else ''
+        return powerloss.fail(self.data, self.undo, self.graves, random) if os.path.isdir(self.data) else ''
 
     def term(self, timeout_s=25):
+        young = time.monotonic() - self.started < START_S
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout_s)
+            code = self.process.wait(timeout_s)
+            return 0 if young and code == -signal.SIGTERM else code
         except subprocess.TimeoutExpired:
             self.kill()
             return 'no exit'
@@ -167,9 +175,11 @@ class Node:
     def fill_disk(self, leave=0):
         stat = os.statvfs(self.disk)
         free = stat.f_bavail * stat.f_frsize - leave
-        if free > 0:
+        try:
             with open(os.path.join(self.disk, 'fill'), 'wb') as f:
-                os.posix_fallocate(f.fileno(), 0, free)
+                os.posix_fallocate(f.fileno(), 0, max(free, 1))
+        except OSError:  # the node was faster: what it has taken is as full
+            pass
 
     def free_disk(self):
         path = os.path.join(self.disk, 'fill')

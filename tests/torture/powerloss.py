@@ -76,7 +76,7 @@ def undo_names(log, random):
     return len(lines) - keep
 
 
-def fail(data, undo, random):
+def fail(data, undo, graves, random):
     """The node is dead; its data folder becomes what the disk would hold.
     Returns a text for the record."""
     inodes = {}
@@ -84,10 +84,9 @@ def fail(data, undo, random):
         for name in names:
             path = os.path.join(folder, name)
             inodes[os.lstat(path).st_ino] = path
-    for name in os.listdir(undo):
-        if name.startswith('g-'):
-            path = os.path.join(undo, name)
-            inodes.setdefault(os.lstat(path).st_ino, path)
+    for name in os.listdir(graves):
+        path = os.path.join(graves, name)
+        inodes.setdefault(os.lstat(path).st_ino, path)
     pages = names_undone = 0
     for name in sorted(os.listdir(undo)):
         if name.startswith('u-') and int(name[2:]) in inodes:
@@ -95,6 +94,7 @@ def fail(data, undo, random):
     for name in sorted(os.listdir(undo)):
         if name.startswith('d-'):
             names_undone += undo_names(os.path.join(undo, name), random)
-    shutil.rmtree(undo)
-    os.mkdir(undo)
+    for folder in (undo, graves):
+        shutil.rmtree(folder)
+        os.mkdir(folder)
     return f'{pages} pages and {names_undone} names lost'

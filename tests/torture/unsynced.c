@@ -6,7 +6,8 @@
  * undoes what is left after killing the node (powerloss.py).
  *
  *   TORTURE_DATA   the folder that is watched (below it)
- *   TORTURE_UNDO   where logs go, on the same file system
+ *   TORTURE_UNDO   where logs go
+ *   TORTURE_GRAVES where removed files rest, on the file system of the data
  *
  * u-INODE: entries {magic, offset, size, file's size before} and the old bytes;
  *          a mark {magic, log bytes} says that the bytes of the log before that
@@ -169,7 +170,7 @@ __attribute__((format(printf, 2, 3))) static void log_name(const char *path, con
 static void grave_for(const char *path, char grave[PATH_BYTES]) {
     char folder[PATH_BYTES];
     folder_of(path, folder);
-    snprintf(grave, PATH_BYTES, "%s/g-%lx-%d-%llu", getenv("TORTURE_UNDO"), hash(folder), getpid(),
+    snprintf(grave, PATH_BYTES, "%s/g-%lx-%d-%llu", getenv("TORTURE_GRAVES"), hash(folder), getpid(),
              (unsigned long long)++graves);
 }
 
@@ -243,10 +244,10 @@ static void forget_names(const char *folder) {
     snprintf(name, sizeof name, "%s/d-%lx", getenv("TORTURE_UNDO"), hash(folder));
     if (truncate(name, 0) != 0 && errno != ENOENT)
         die("truncate");
-    DIR *dir = opendir(getenv("TORTURE_UNDO"));
+    DIR *dir = opendir(getenv("TORTURE_GRAVES"));
     for (struct dirent *e; dir && (e = readdir(dir));)
         if (strncmp(e->d_name, prefix, strlen(prefix)) == 0) {
-            snprintf(name, sizeof name, "%s/%s", getenv("TORTURE_UNDO"), e->d_name);
+            snprintf(name, sizeof name, "%s/%s", getenv("TORTURE_GRAVES"), e->d_name);
             REAL(unlink)(name);
         }
     if (dir)
