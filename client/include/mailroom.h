@@ -197,7 +197,8 @@ typedef struct mr_publication {
 
 typedef struct mr_receipt {
     uint32_t partition;
-    uint64_t offset;  /* of the message in the partition */
+    uint64_t offset;  /* of the message in the partition; UINT64_MAX: no longer known (a duplicate,
+                         and more had been stored behind the earlier attempt) */
     int duplicate;    /* 1: an earlier attempt had been stored; it is stored once */
 } mr_receipt;
 

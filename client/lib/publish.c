@@ -94,7 +94,8 @@ static void batch_call(const struct batch *b) {
         if (!e->deadline || !e->published)
             continue;
         mr_receipt receipt = b->receipt;
-        receipt.offset += i;
+        if (receipt.offset != UINT64_MAX)
+            receipt.offset += i;
         if (b->error.code == MR_OK)
             e->published(e->ctx, &receipt, NULL);
         else
