@@ -7,6 +7,7 @@ import os
 
 GAP_US = 1_000_000  # between two receipts of a mailbox, under constant load, from when on it counts as unavailable
 ACK, DONE = 0, 0
+OFFSET_UNKNOWN = (1 << 64) - 1
 SHOWN_MAX = 20
 
 
@@ -84,7 +85,7 @@ class Books:
         places = {}
         for key, got in self.deliveries.items():
             at = {(p, o) for _, p, o, _, _ in got}
-            if key in self.receipts:
+            if key in self.receipts and self.receipts[key][1] != OFFSET_UNKNOWN:
                 at.add(self.receipts[key][:2])
             if len(at) > 1:
                 self.error(f'{key} is stored more than once: {sorted(at)}')
@@ -96,6 +97,8 @@ class Books:
         last = {}
         for key in sorted(self.receipts):
             partition, offset, _ = self.receipts[key]
+            if offset == OFFSET_UNKNOWN:
+                continue
             before = last.get((key[0], partition))
             if before and before[1] >= offset:
                 self.error(f'partition {partition}: {key} at {offset}, but {before[0]} at {before[1]}')
