@@ -6,9 +6,9 @@
 
 #include "base/codec.h"
 #include "base/crc.h"
+#include "base/xalloc.h"
 #include "fuzz.h"
 #include "proto/batch.h"
-#include "base/xalloc.h"
 
 enum { SIZE_AT = 24, CRC_AT = 28, SLICE_STEPS = 8 };
 

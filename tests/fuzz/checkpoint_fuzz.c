@@ -6,9 +6,9 @@
 
 #include "base/body.h"
 #include "base/codec.h"
-#include "fuzz.h"
 #include "base/entry.h"
 #include "base/xalloc.h"
+#include "fuzz.h"
 #include "mailbox/mailbox.h"
 #include "proto/batch.h"
 #include "replica/replica.h"
@@ -65,7 +65,9 @@ static void take_effects(struct mailbox *m, struct mailbox_effects *fx, uint64_t
     for (size_t i = 0; i < fx->count; i++) {
         if (fx->items[i].type != MAILBOX_PROPOSE)
             continue;
-        struct entry entry = {.index = ++*index, .epoch = 1, .type = fx->items[i].propose.type,
+        struct entry entry = {.index = ++*index,
+                              .epoch = 1,
+                              .type = fx->items[i].propose.type,
                               .body = body_keep(fx->items[i].propose.body)};
         struct mailbox_effects more = {0};
         mailbox_apply(m, &entry, 1000, &more);
@@ -107,7 +109,8 @@ void fuzz_seeds(void) {
     encoder_free(&e);
     struct replica_options options = {.self = 1, .synced = true};
     struct replica_epoch_start start = {0};
-    struct replica_state state = {.promise = 3, .base_index = 9, .base_epoch = 2, .epochs = &start, .epochs_count = 0};
+    struct replica_state state = {
+        .promise = 3, .base_index = 9, .base_epoch = 2, .epochs = &start, .epochs_count = 0};
     struct replica *r = replica_new(&options, &state);
     encode_u8(&e, 0);
     replica_encode(r, 9, &e);

@@ -17,8 +17,11 @@ static struct mem_disk *image; /* a journal in good order */
 
 static void checkpoint(struct rig *r, uint64_t partition, uint64_t base, uint64_t epoch) {
     struct journal_live live = {.index = base - 1};
-    struct journal_checkpoint c = {
-        .base_index = base, .base_epoch = epoch, .live = &live, .live_count = 1, .body = rig_body(1, 2, 3, 50)};
+    struct journal_checkpoint c = {.base_index = base,
+                                   .base_epoch = epoch,
+                                   .live = &live,
+                                   .live_count = 1,
+                                   .body = rig_body(1, 2, 3, 50)};
     EXPECT(journal_write_checkpoint(r->journal, partition, &c) == ERR_OK);
     body_drop(c.body);
 }

@@ -41,7 +41,8 @@ static void apply_all(struct metadata *m, struct fuzz_input *in) {
 
 static void prepare(struct metadata *m) {
     fixture_form(m, 3, 2);
-    struct placing placing[] = {fixture_placing(3, (unsigned[]){1, 2, 3}), fixture_placing(3, (unsigned[]){2, 3, 1})};
+    struct placing placing[] = {fixture_placing(3, (unsigned[]){1, 2, 3}),
+                                fixture_placing(3, (unsigned[]){2, 3, 1})};
     fixture_create(m, "orders", NULL, placing, 2);
 }
 

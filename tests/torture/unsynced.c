@@ -32,7 +32,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define EXPORT __attribute__((visibility("default")))
+#define EXPORT     __attribute__((visibility("default")))
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 enum { ENTRY_MAGIC = 0x55d01, SYNCED_MAGIC = 0x55d02, PATH_BYTES = 1200 };
@@ -51,8 +51,8 @@ static const char *data(void) {
 static bool watched(const char *path) {
     const char *d = data(), *dot = strrchr(path, '.');
     size_t n = d ? strlen(d) : 0;
-    return d && getenv("TORTURE_UNDO") && strncmp(path, d, n) == 0 && path[n] == '/' && !strstr(path, "/run/") &&
-           !(dot && strcmp(dot, ".sock") == 0) && strcmp(path + n, "/lock") != 0;
+    return d && getenv("TORTURE_UNDO") && strncmp(path, d, n) == 0 && path[n] == '/' &&
+           !strstr(path, "/run/") && !(dot && strcmp(dot, ".sock") == 0) && strcmp(path + n, "/lock") != 0;
 }
 
 static bool path_of(int fd, char path[PATH_BYTES]) {

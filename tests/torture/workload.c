@@ -168,8 +168,8 @@ struct settled {
 
 static void on_settled(void *ctx, int result, const mr_error *error) {
     struct settled *s = ctx;
-    note("A %llu %llu %u %llu %d %d %lld\n", (unsigned long long)s->id, (unsigned long long)s->seq, s->partition,
-         (unsigned long long)s->offset, s->kind, result, (long long)now_us());
+    note("A %llu %llu %u %llu %d %d %lld\n", (unsigned long long)s->id, (unsigned long long)s->seq,
+         s->partition, (unsigned long long)s->offset, s->kind, result, (long long)now_us());
     free(s);
 }
 
