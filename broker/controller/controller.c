@@ -61,6 +61,8 @@ static void on_tick(struct loop_timer *timer) {
     group_run(c);
     forming_check(c);
     requests_tick(c);
+    if (journal_in_flight(c->journal) == 0)
+        journal_prove(c->journal); /* idle: let a torn tail and damage be told apart */
     loop_timer_start(c->loop, timer, soonest(c, now));
 }
 

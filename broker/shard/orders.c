@@ -143,8 +143,10 @@ static void on_record(struct shard *s, const Mr__PartitionRecord *m) {
     struct mailbox_settings settings;
     struct hosted *h = shard_find(s, m->partition);
     if (m->removed) {
-        if (h && h->partition)
+        if (h && h->partition) {
             drop(h, m->epoch + 1);
+            journal_forget(s->journal, m->partition); /* ids are never used twice */
+        }
         return;
     }
     if (!record_of(m, &record) || !settings_of(m, &settings)) {

@@ -200,6 +200,9 @@ void storage_reclaim(struct shard *s) {
         if (progress != JOURNAL_WORKED)
             break;
     }
+    /* idle: let a torn tail and damage be told apart */
+    if (journal_in_flight(s->journal) == 0)
+        journal_prove(s->journal);
     struct journal_statistics stats;
     journal_statistics(s->journal, &stats);
     counters_set(COUNTER_journal_segments, stats.segments);
