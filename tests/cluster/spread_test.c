@@ -25,9 +25,10 @@ static void check_all(mr_client *client) {
         snprintf(name, sizeof name, "box-%d", i);
         struct totals t = conserved(client, name, "default");
         cr_assert_eq(t.published, 1, "%s: published %llu", name, (unsigned long long)t.published);
-        cr_assert_eq(t.ready, 1, "%s: ready %llu, leased %llu, delayed %llu, dying %llu, acked %llu", name,
-                     (unsigned long long)t.ready, (unsigned long long)t.leased, (unsigned long long)t.delayed,
-                     (unsigned long long)t.dying, (unsigned long long)t.acked);
+        /* one that an earlier epoch may have handed out counts as leased until
+         * every gateway has said what its consumers hold */
+        cr_assert_eq(t.ready + t.leased, 1, "%s: ready %llu, leased %llu", name, (unsigned long long)t.ready,
+                     (unsigned long long)t.leased);
     }
 }
 
