@@ -37,7 +37,8 @@
  * All handles may be used by several threads at once; no other call may be
  * under way on a handle that is being closed or freed, except mr_consumer_next,
  * which then returns MR_ECANCELLED. A client has one thread of its own (and
- * nng's, one set per process), all with every signal blocked. Completion
+ * nng's, one set per process), all with every signal blocked but those of
+ * faults. Completion
  * callbacks run on that thread, with no lock held: they must not block, they
  * may publish and settle asynchronously, and a call that would wait returns
  * MR_EUSAGE there. The library installs no signal handler and ends no shared

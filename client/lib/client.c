@@ -172,18 +172,17 @@ static void *client_thread(void *arg) {
 /* All signals are the program's: ours and nng's threads, which inherit the
  * mask, take none. nng starts with the first loop. */
 static int thread_start(mr_client *c) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigset_t before;
+    signals_block(&before);
     struct loop_options options = {.turn = client_turn, .ctx = c};
     c->loop = loop_new(&options);
     client_keep(c);
-    int rc = pthread_create(&c->thread, NULL, client_thread, c);
+    int rc = thread_spawn(client_thread, c, &c->thread);
     if (rc != 0) {
         loop_free(c->loop);
         client_drop(c);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    signals_restore(&before);
     return rc;
 }
 
@@ -299,7 +298,7 @@ int mr_client_close(mr_client *c, int64_t timeout_ms, mr_error *error) {
     int code = client_check_wait(c, error);
     if (code != MR_OK)
         return code;
-    if (deadline_of(c, timeout_ms, &deadline, error) != MR_OK)
+    if (deadline_of(c, timeout_ms, &deadline, NULL) != MR_OK)
         deadline = clock_now();
     client_lock(c);
     c->stopping = true;

@@ -12,6 +12,7 @@
 #define MAILROOM_CLIENT_CLIENT_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -67,6 +68,13 @@ void waiter_drop(struct waiter *w);
  * (clock_now's): false then. */
 void steady_cond_init(pthread_cond_t *cond);
 bool steady_wait(pthread_cond_t *cond, pthread_mutex_t *lock, usec_t deadline);
+
+/* A thread of ours: named, with every signal blocked but those of
+ * faults. 0 or an error number. */
+int thread_spawn(void *(*run)(void *), void *arg, pthread_t *thread);
+/* The same mask for threads that others start (nng's); and back. */
+void signals_block(sigset_t *before);
+void signals_restore(const sigset_t *before);
 
 /* ---- errors (error.c) ---- */
 

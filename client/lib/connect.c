@@ -10,7 +10,6 @@
  */
 #include <netdb.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,7 +154,7 @@ static void resolve_drop(struct resolve *r) {
 
 static void *resolve_thread(void *arg) {
     struct resolve *r = arg;
-    size_t count = look_up(r->host, r->port, AI_ADDRCONFIG, r->found);
+    size_t count = look_up(r->host, r->port, 0, r->found);
     pthread_mutex_lock(&r->lock);
     r->found_count = count;
     bool wanted = r->loop;
@@ -189,15 +188,11 @@ static void on_resolved(struct loop_event *event) {
 }
 
 static bool resolve_spawn(struct resolve *r) {
-    sigset_t all, before;
     pthread_t thread;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool done = pthread_create(&thread, NULL, resolve_thread, r) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (done)
-        pthread_detach(thread);
-    return done;
+    if (thread_spawn(resolve_thread, r, &thread) != 0)
+        return false;
+    pthread_detach(thread);
+    return true;
 }
 
 static bool resolve_start(mr_client *c, const char *host, const char *port, usec_t now) {

@@ -4,7 +4,6 @@
  * leaving in good order: settlements are answered first, then Unsubscribe.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -338,13 +337,9 @@ static void *consumer_thread(void *arg) {
 }
 
 static int consumer_start(mr_consumer *k, mr_error *error) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     atomic_fetch_add(&k->refs, 1);
     k->running = true;
-    int rc = pthread_create(&k->thread, NULL, consumer_thread, k);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int rc = thread_spawn(consumer_thread, k, &k->thread);
     if (rc == 0) {
         pthread_detach(k->thread);
         return MR_OK;
@@ -490,7 +485,7 @@ int mr_consumer_close(mr_consumer *k, int64_t timeout_ms, mr_error *error) {
         code = error_set(error, MR_EUSAGE, "a consumer is not closed in its own callback");
     if (code != MR_OK)
         return code;
-    if (deadline_of(c, timeout_ms, &deadline, error) != MR_OK)
+    if (deadline_of(c, timeout_ms, &deadline, NULL) != MR_OK)
         deadline = clock_now();
     client_lock(c);
     consumer_leave(k);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What a waiting call shares with the client's thread. Either may let go first. */
+/* Threads, and what a waiting call shares with the client's: either may let go first. */
 #include <errno.h>
 #include <stdlib.h>
 #include <time.h>
@@ -30,6 +30,29 @@ bool steady_wait(pthread_cond_t *cond, pthread_mutex_t *lock, usec_t deadline) {
     t = (struct timespec){.tv_sec = until / USEC_S, .tv_nsec = until % USEC_S * 1000};
     pthread_cond_timedwait(cond, lock, &t);
     return true;
+}
+
+void signals_block(sigset_t *before) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+    sigset_t all;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        sigdelset(&all, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
+void signals_restore(const sigset_t *before) {
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+int thread_spawn(void *(*run)(void *), void *arg, pthread_t *thread) {
+    sigset_t before;
+    signals_block(&before);
+    int rc = pthread_create(thread, NULL, run, arg);
+    signals_restore(&before);
+    if (rc == 0)
+        pthread_setname_np(*thread, "mailroom");
+    return rc;
 }
 
 struct waiter *waiter_new(void) {
