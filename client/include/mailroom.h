@@ -38,12 +38,11 @@
  * under way on a handle that is being closed or freed, except mr_consumer_next,
  * which then returns MR_ECANCELLED. A client has one thread of its own (and
  * nng's, one set per process), all with every signal blocked but those of
- * faults. Completion
- * callbacks run on that thread, with no lock held: they must not block, they
- * may publish and settle asynchronously, and a call that would wait returns
- * MR_EUSAGE there. The library installs no signal handler and ends no shared
- * state of nng. Memory that runs out ends the process, as does a broken
- * invariant inside the library.
+ * faults. Completion callbacks run on that thread, with no lock held: they must
+ * not block, they may publish and settle asynchronously, and a call that would
+ * wait returns MR_EUSAGE there. The library installs no signal handler and ends
+ * no shared state of nng. Memory that runs out ends the process, as does a
+ * broken invariant inside the library.
  *
  * After fork without exec every call in the child returns MR_EFORKED and frees
  * nothing: the threads did not come along. The parent is not affected.

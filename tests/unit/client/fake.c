@@ -123,7 +123,11 @@ static void take(struct fake *f, struct link *link, const Mr__Publish *m, const 
         refuse(link, m->request, ERR_OUT_OF_ORDER, *last);
     } else {
         *last = h->sequence;
-        receipt(link, m->request, f->offset[m->partition], false);
+        f->published[f->published_count - 1].taken = true;
+        if (f->swallow > 0)
+            f->swallow--;
+        else
+            receipt(link, m->request, f->offset[m->partition], false);
         f->offset[m->partition] += h->count;
         f->stored += h->count;
     }
@@ -136,7 +140,7 @@ static void on_publish(void *ctx, struct link *link, const void *header, struct 
     struct err_detail detail;
     cr_assert(body && batch_check(body->data, body->size, &detail) == ERR_OK, "a batch that is none");
     cr_assert(m->partition < f->partitions && m->mailbox_id == f->mailbox_id);
-    struct fake_publish p = {s->number, m->request, m->partition, {0}, body_keep(body)};
+    struct fake_publish p = {s->number, m->request, m->partition, {0}, body_keep(body), false};
     batch_read_header(body->data, &p.head);
     cr_assert(f->published_count < FAKE_SEEN_MAX);
     f->published[f->published_count++] = p;

@@ -20,7 +20,7 @@
 #include "wire/listener.h"
 #include "wire/loop.h"
 
-enum { FAKE_PARTITIONS_MAX = 16, FAKE_SEEN_MAX = 4096, FAKE_MAILBOX_ID = 77 };
+enum { FAKE_PARTITIONS_MAX = 16, FAKE_SEEN_MAX = 65536, FAKE_MAILBOX_ID = 77 };
 
 struct fake;
 
@@ -30,6 +30,7 @@ struct fake_publish { /* one Publish frame, as it came */
     uint32_t partition;
     struct batch_header head;
     struct body *body;
+    bool taken; /* stored just now: neither refused nor a duplicate */
 };
 
 struct fake_settle {
@@ -60,6 +61,7 @@ struct fake {
     uint64_t mailbox_id, window, message_max;
     bool missing;                    /* the mailbox: NOT_FOUND */
     bool mute;                       /* takes Publish frames and answers none */
+    int swallow;                     /* receipts that get lost; what they are about is stored */
     bool deaf;                       /* answers no hello */
     int refuse_code, refuse_times;   /* next publishes */
     uint64_t forget;                 /* producers: as if dropped */

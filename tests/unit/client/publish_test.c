@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/rng.h"
 #include "fake.h"
 
 struct outcomes {
@@ -41,12 +42,10 @@ static void publish_numbered(mr_client *client, struct outcomes *o, int first, i
 /* Payloads of what the fake took, in the order it took them, must count up. */
 static void expect_in_order(struct fake *f, int count) {
     int next = 0;
-    uint64_t last = 0;
     for (size_t i = 0; i < f->published_count; i++) {
         struct fake_publish *p = &f->published[i];
-        if (p->head.sequence <= last)
+        if (!p->taken)
             continue;
-        last = p->head.sequence;
         struct batch_cursor cursor = batch_messages(p->body->data, p->body->size);
         struct batch_message m;
         while (batch_next(&cursor, &m)) {
@@ -201,6 +200,54 @@ Test(publish, order_survives_a_refusal_in_the_middle) {
     }
     cr_assert(mr_client_flush(client, 10000, NULL) == MR_OK);
     cr_assert(o.ok == 8000 && f->stored == 8000 && f->duplicates == 0);
+    mr_client_close(client, 5000, NULL);
+    fake_free(f);
+}
+
+/* Everything at once, by chance: nothing is lost, doubled or out of order. */
+Test(publish, weathers_a_storm) {
+    struct fake *f = fake_new();
+    mr_client *client = fake_client(f, 30000);
+    struct outcomes o = {0};
+    struct rng rng = {20260131};
+    int sent = 0;
+    for (int round = 0; round < 150; round++) {
+        int count = (int)rng_below(&rng, 300);
+        publish_numbered(client, &o, sent, count, 30000);
+        sent += count;
+        fake_lock(f);
+        switch (rng_below(&rng, 5)) {
+        case 0:
+            f->refuse_code = MR_ENOTLEADER;
+            f->refuse_times = (int)rng_below(&rng, 6);
+            break;
+        case 1:
+            f->swallow = (int)rng_below(&rng, 4);
+            break;
+        case 2:
+            f->mute = true;
+            break;
+        default:
+            break;
+        }
+        fake_unlock(f);
+        if (rng_below(&rng, 3) > 0)
+            continue;
+        fake_lock(f);
+        f->mute = false;
+        fake_unlock(f);
+        fake_hang_up(f);
+    }
+    fake_lock(f);
+    f->mute = false;
+    f->swallow = 0;
+    fake_unlock(f);
+    fake_hang_up(f);
+    mr_error error;
+    cr_assert(mr_client_flush(client, 25000, &error) == MR_OK, "%s", error.text);
+    cr_assert(o.ok == sent && o.failed == 0 && f->stored == (uint64_t)sent, "%d of %d, %llu stored", o.ok,
+              sent, (unsigned long long)f->stored);
+    expect_in_order(f, sent);
     mr_client_close(client, 5000, NULL);
     fake_free(f);
 }
