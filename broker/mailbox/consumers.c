@@ -224,14 +224,20 @@ void mailbox_gateway_lost(struct mailbox *m, uint64_t gateway, usec_t now, struc
     dispatch_all(m, fx);
 }
 
-void mailbox_credit(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
-                    uint32_t more, usec_t now, struct mailbox_effects *fx) {
+void mailbox_lend(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                  uint32_t more, usec_t now, struct mailbox_effects *fx) {
     struct subscription *s = m->leading ? subscription_find(m, subscription) : NULL;
     struct consumer *c = s ? consumer_find(s, consumer) : NULL;
     if (!c || c->lost)
         return;
     m->now = now;
+    m->lent = true;
     credit_add(c, more, fx);
+}
+
+void mailbox_credit(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                    uint32_t more, usec_t now, struct mailbox_effects *fx) {
+    mailbox_lend(m, consumer, subscription, more, now, fx);
     dispatch_all(m, fx);
 }
 

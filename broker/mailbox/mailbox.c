@@ -203,7 +203,7 @@ void mailbox_allow(struct mailbox *m, usec_t until, usec_t now, struct mailbox_e
 /* ---- turns and time ---- */
 
 bool mailbox_dirty(const struct mailbox *m) {
-    return m->settles.count || m->returns.count || m->deads_count;
+    return m->settles.count || m->returns.count || m->deads_count || m->lent;
 }
 
 void mailbox_pump(struct mailbox *m, usec_t now, int64_t stamp, struct mailbox_effects *fx) {
@@ -211,6 +211,7 @@ void mailbox_pump(struct mailbox *m, usec_t now, int64_t stamp, struct mailbox_e
         return;
     m->now = now;
     m->stamp_offset = stamp - now;
+    m->lent = false;
     turn_pack(m, fx);
     dispatch_all(m, fx);
 }

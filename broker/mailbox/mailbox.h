@@ -276,6 +276,10 @@ bool mailbox_at_gateway(const struct mailbox *m, const struct consumer_id *consu
 void mailbox_still_held(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
                         const struct mailbox_hold *held, size_t count, usec_t now,
                         struct mailbox_effects *fx);
+/* The same, dispatched by the next mailbox_pump: with all credit that a turn brings,
+ * so that whoever's comes first does not get everything. */
+void mailbox_lend(struct mailbox *m, const struct consumer_id *consumer, const char *subscription, uint32_t more,
+                  usec_t now, struct mailbox_effects *fx);
 /* What a consumer holds from earlier epochs, before mailbox_presented. */
 void mailbox_hold(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
                   const struct mailbox_hold *held, size_t count, usec_t now, struct mailbox_effects *fx);

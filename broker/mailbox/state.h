@@ -244,6 +244,7 @@ struct turn_list {
 
 struct mailbox {
     char *name;
+    bool lent; /* credit came since the last pump */
     uint64_t id;
     uint32_t partition;
     struct mailbox_settings settings, creation;

@@ -198,8 +198,8 @@ static void on_lend(struct shard_link *l, const struct frame *frame) {
     if (!h || !mailbox_at_gateway(h->partition->mailbox, &id, m->subscription, l->id))
         return; /* it has come again at another gateway meanwhile */
     shard_touch(h);
-    mailbox_credit(h->partition->mailbox, &id, m->subscription, m->more, loop_now(s->loop),
-                   &h->partition->mailbox_effects);
+    mailbox_lend(h->partition->mailbox, &id, m->subscription, m->more, loop_now(s->loop),
+                 &h->partition->mailbox_effects);
     partition_run(h->partition, loop_now(s->loop));
 }
 

@@ -118,7 +118,7 @@ Test(dispatch, round_robin_is_even, .init = begin, .fini = end) {
     mr_consumer *consumers[3];
     int counts[3] = {0};
     for (int i = 0; i < 3; i++)
-        consumers[i] = attach("rr", 30);
+        consumers[i] = attach("rr", 100);
     publish_all("rr", false);
     drain(consumers, 3, counts, MESSAGES);
     fprintf(stderr, "round-robin: %d %d %d\n", counts[0], counts[1], counts[2]);
