@@ -310,7 +310,8 @@ Test(publish, a_deadline_that_passes_unanswered_is_unknown_and_abandoned) {
     mr_client *client = fake_client(f, 5000);
     mr_error error;
     mr_publication p = text("x");
-    cr_assert(mr_publish(client, "orders", &p, 200, NULL, &error) == MR_EUNKNOWN, "%s", error.text);
+    cr_assert(mr_client_wait(client, 5000, NULL) == MR_OK);
+    cr_assert(mr_publish(client, "orders", &p, 1000, NULL, &error) == MR_EUNKNOWN, "%s", error.text);
     cr_assert(error.advice == MR_MAYBE);
     fake_lock(f);
     f->mute = false; /* it never arrived: last is still 0 */
@@ -329,7 +330,8 @@ Test(publish, what_flies_behind_an_abandoned_batch_is_stored) {
     struct outcomes o = {0};
     char *big = calloc(1, 200 * 1024);
     mr_publication p = {.struct_size = sizeof p, .payload = big, .payload_size = 200 * 1024};
-    cr_assert(mr_publish_async(client, "orders", &p, 300, 0, on_outcome, &o, NULL) == MR_OK);
+    cr_assert(mr_client_wait(client, 5000, NULL) == MR_OK);
+    cr_assert(mr_publish_async(client, "orders", &p, 1000, 0, on_outcome, &o, NULL) == MR_OK);
     cr_assert(mr_publish_async(client, "orders", &p, 10000, 0, on_outcome, &o, NULL) == MR_OK);
     FAKE_WAIT(f, f->published_count == 2);
     FAKE_WAIT(f, atomic_load(&o.failed) == 1);

@@ -147,7 +147,7 @@ Test(session, closing_without_a_cluster_is_quick) {
     mr_client *client = client_of("127.0.0.1:1", 5000);
     usec_t before = clock_now();
     cr_assert(mr_client_close(client, 5000, NULL) == MR_OK);
-    cr_assert(clock_now() - before < 1 * USEC_S);
+    cr_assert(clock_now() - before < 3 * USEC_S);
 }
 
 static atomic_bool in_callback, let_go;
@@ -262,8 +262,9 @@ Test(request, without_an_answer_a_question_times_out_and_a_change_is_unknown) {
     mr_client *client = fake_client(f, 5000);
     mr_error error;
     const mr_mailbox_list *list;
-    cr_assert(mr_mailboxes(client, 200, &list, &error) == MR_ETIMEOUT, "%s", error.text);
-    cr_assert(mr_mailbox_delete(client, "orders", 200, &error) == MR_EUNKNOWN, "%s", error.text);
+    cr_assert(mr_client_wait(client, 5000, NULL) == MR_OK);
+    cr_assert(mr_mailboxes(client, 500, &list, &error) == MR_ETIMEOUT, "%s", error.text);
+    cr_assert(mr_mailbox_delete(client, "orders", 500, &error) == MR_EUNKNOWN, "%s", error.text);
     mr_client_close(client, 5000, NULL);
     fake_free(f);
 }
@@ -439,7 +440,7 @@ Test(hostile, impossible_partitions_are_not_believed) {
     mr_client *client = fake_client(f, 5000);
     mr_publication p = text("x");
     mr_error error;
-    cr_assert(mr_publish(client, "orders", &p, 500, NULL, &error) == MR_ETIMEOUT, "%s", error.text);
+    cr_assert(mr_publish(client, "orders", &p, 3000, NULL, &error) == MR_ETIMEOUT, "%s", error.text);
     cr_assert(strstr(error.text, "MAILBOX_INFO"), "%s", error.text);
     mr_client_close(client, 5000, NULL);
     fake_free(f);
@@ -500,7 +501,7 @@ Test(hostile, garbage_bytes_are_an_error_not_a_crash) {
         mr_client *client = client_of(servers, 5000);
         mr_publication p = text("x");
         mr_error error;
-        cr_assert(mr_publish(client, "orders", &p, 400, NULL, &error) == MR_ETIMEOUT, "%s", error.text);
+        cr_assert(mr_publish(client, "orders", &p, 1500, NULL, &error) == MR_ETIMEOUT, "%s", error.text);
         cr_assert(atomic_load(&r.accepted) >= 1);
         mr_client_close(client, 100, NULL);
         shutdown(r.fd, SHUT_RDWR);
