@@ -118,8 +118,9 @@ void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
     struct sim *s = xcalloc(1, sizeof *s);
     handed_over = out;
     *s = (struct sim){.seed = seed, .tracing = trace};
-    s->rng.state = seed * 0x9E3779B97F4A7C15u + 1;
-    s->work.state = seed * 0xD1342543DE82EF95u + 2;
+    struct rng seeds = {seed}; /* mixed: neighbours must not see the same numbers shifted */
+    s->rng.state = rng_next(&seeds);
+    s->work.state = rng_next(&seeds) ^ 0xD1342543DE82EF95u;
     s->result.seed = seed;
     s->checker = checker_new(s);
     build(s);

@@ -360,10 +360,15 @@ const struct partition_host *shard_host(void) {
 
 /* ---- reports ---- */
 
+static const char *const report_names[] = {"activated", "superseded", "cannot", "caught up", "damaged",
+                                           "mended",    "led",        "held",   "dropped",   "crashed"};
+
 void shard_report(struct hosted *h, enum control_report_kind kind, uint64_t epoch, member_t peer) {
     struct shard *s = h->shard;
     struct process *p = h->process;
     bool known = false;
+    sim_trace(p->sim, "%s p%d reports %s, epoch %llu", p->name, (int)h->id, report_names[kind],
+              (unsigned long long)epoch);
     for (int i = 0; i < p->sim->processes_count; i++)
         known |= s->leads[i] && p->ends[i].up;
     for (int i = 0; i < p->sim->processes_count; i++) {
