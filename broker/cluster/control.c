@@ -428,6 +428,19 @@ static void on_led(struct control *c, struct watch *w, const struct metadata_par
     c->plan_wanted = true;
 }
 
+/* Nobody leads now: what waits for its leader (learners to catch up, a hold) would
+ * wait for ever. */
+static void on_cannot(struct control *c, struct watch *w, uint64_t epoch, usec_t now,
+                      struct control_effects *fx) {
+    struct op *op = w->op;
+    w->cannot_epoch = epoch;
+    if (w->led_epoch == epoch)
+        w->led_epoch = 0;
+    if (op && (op->stage == STAGE_HOLD || op->stage == STAGE_LEARN))
+        change_give_up(c, op, "its leader cannot lead", now, fx);
+    control_review(c, w, now, fx);
+}
+
 static void on_superseded(struct control *c, struct watch *w, uint64_t promise, usec_t now,
                           struct control_effects *fx) {
     if (promise > w->promise_seen)
@@ -501,10 +514,8 @@ void control_on_report(struct control *c, const struct control_report *r, usec_t
         on_superseded(c, w, r->epoch, now, fx);
         break;
     case CONTROL_CANNOT:
-        if (now_leads && !metadata_quarantined(p)) {
-            w->cannot_epoch = r->epoch;
-            control_review(c, w, now, fx);
-        }
+        if (now_leads && !metadata_quarantined(p))
+            on_cannot(c, w, r->epoch, now, fx);
         break;
     case CONTROL_CAUGHT_UP:
         if (w->op && w->op->stage == STAGE_LEARN && r->from == p->record.leader)
