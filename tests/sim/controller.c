@@ -99,6 +99,14 @@ void shards_send(struct controller *c, member_t to, struct message *m) {
 
 static void shard_up(struct controller *c, int shard);
 
+/* No link leads to this process itself: it is heard by beating. */
+static void hear_own(struct controller *c) {
+    const struct metadata_node *own =
+        metadata_node_named(c->metadata, sim_of(c)->nodes[c->process->node].name);
+    if (own)
+        detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, process_now(c->process), &c->detected);
+}
+
 static void watch_node(struct controller *c, const struct metadata_node *n) {
     usec_t now = process_now(c->process);
     if (n->state == NODE_LEFT) {
@@ -119,10 +127,7 @@ void peers_refresh(struct controller *c) {
         else if (c->process->ends[i].up)
             heard(c, i);
     }
-    const struct metadata_node *own =
-        metadata_node_named(c->metadata, sim_of(c)->nodes[c->process->node].name);
-    if (own)
-        detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, process_now(c->process), &c->detected);
+    hear_own(c);
 }
 
 /* ---- records ---- */
@@ -349,6 +354,7 @@ void forming_check(struct controller *c) {
 
 static void heartbeat(struct controller *c) {
     struct sim *s = sim_of(c);
+    hear_own(c);
     for (int i = 0; i < s->processes_count; i++) {
         if (!c->process->ends[i].up)
             continue;
