@@ -307,16 +307,16 @@ static void present(struct sim *s, struct consumer *c, uint64_t partition, struc
     c->attached[partition] = true;
 }
 
-static uint32_t free_credit(const struct consumer *c) {
-    uint32_t used = (uint32_t)c->held_count;
+static uint32_t free_credit(const struct sim *s, const struct consumer *c) {
+    uint32_t used = (uint32_t)c->held_count, credit = s->stopping ? SIM_HELD_MAX - 8 : c->credit;
     for (int i = 0; i <= SIM_PARTITIONS_MAX; i++)
         used += c->lent[i];
-    return used < c->credit ? c->credit - used : 0;
+    return used < credit ? credit - used : 0;
 }
 
 static void lend(struct sim *s, struct consumer *c, uint64_t partition) {
     struct process *g = gateway_up(s, c->gateway);
-    uint32_t more = free_credit(c);
+    uint32_t more = free_credit(s, c);
     int leader = g ? g->gateway->leader[partition] : -1;
     if (leader < 0 || !more || !c->ready[partition] || !c->attached[partition])
         return;
@@ -413,7 +413,7 @@ static void take_message(struct sim *s, struct consumer *c, const struct message
         }
     CHECK(c->held_count < SIM_HELD_MAX);
     struct held *h = &c->held[c->held_count++];
-    usec_t think = sim_between(&s->work, 100, c->think_max);
+    usec_t think = sim_between(&s->work, 100, s->stopping ? USEC_MS : c->think_max);
     if (!s->calm && sim_chance(&s->work, c->lazy))
         think = 20 * USEC_S;
     *h = (struct held){.partition = m->partition,
@@ -789,9 +789,15 @@ bool clients_done(struct sim *s, char *why, size_t size) {
     }
     for (int i = 0; i < s->clients->consumers_count; i++)
         if (s->clients->consumers[i].held_count) {
-            struct held *h = &s->clients->consumers[i].held[0];
-            snprintf(why, size, "consumer %d still holds p%d offset %llu", i, (int)h->partition,
-                     (unsigned long long)h->offset);
+            struct consumer *c = &s->clients->consumers[i];
+            struct held *h = &c->held[0];
+            struct process *g = gateway_up(s, c->gateway);
+            snprintf(why, size, "consumer %d still holds p%d offset %llu: %s, %s, asked %lld ms ago, leader %s", i,
+                     (int)h->partition, (unsigned long long)h->offset, h->state == HELD ? "held" : "settling",
+                     c->alive ? "alive" : "gone", (long long)(h->sent_at ? (s->now - h->sent_at) / USEC_MS : -1),
+                     g && g->gateway->leader[h->partition] >= 0
+                         ? s->processes[g->gateway->leader[h->partition]].name
+                         : "unknown");
             return false;
         }
     return true;
