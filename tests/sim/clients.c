@@ -792,12 +792,13 @@ bool clients_done(struct sim *s, char *why, size_t size) {
             struct consumer *c = &s->clients->consumers[i];
             struct held *h = &c->held[0];
             struct process *g = gateway_up(s, c->gateway);
-            snprintf(why, size, "consumer %d still holds p%d offset %llu: %s, %s, asked %lld ms ago, leader %s", i,
-                     (int)h->partition, (unsigned long long)h->offset, h->state == HELD ? "held" : "settling",
-                     c->alive ? "alive" : "gone", (long long)(h->sent_at ? (s->now - h->sent_at) / USEC_MS : -1),
-                     g && g->gateway->leader[h->partition] >= 0
-                         ? s->processes[g->gateway->leader[h->partition]].name
-                         : "unknown");
+            snprintf(
+                why, size, "consumer %d still holds p%d offset %llu: %s, %s, asked %lld ms ago, leader %s", i,
+                (int)h->partition, (unsigned long long)h->offset, h->state == HELD ? "held" : "settling",
+                c->alive ? "alive" : "gone", (long long)(h->sent_at ? (s->now - h->sent_at) / USEC_MS : -1),
+                g && g->gateway->leader[h->partition] >= 0
+                    ? s->processes[g->gateway->leader[h->partition]].name
+                    : "unknown");
             return false;
         }
     return true;

@@ -475,8 +475,10 @@ static void on_record(struct shard *s, const struct message *m) {
     struct hosted *h = shard_find(s, m->partition);
     bool member = member_of(&m->record.record, s->process->self);
     if (m->record.removed) {
-        if (h && h->partition)
+        if (h && h->partition) {
             drop(h, m->record.record.epoch + 1);
+            journal_forget(s->process->journal, m->partition);
+        }
         return;
     }
     if (!h && !member)

@@ -156,6 +156,8 @@ void storage_reclaim(struct shard *s) {
         if (progress != JOURNAL_WORKED)
             break;
     }
+    if (journal_in_flight(s->process->journal) == 0)
+        journal_prove(s->process->journal);
     journal_statistics(s->process->journal, &after);
     for (uint64_t i = before.reclaimed; i < after.reclaimed; i++)
         sim_count(s->process->sim, RARE_reclaimed_segments);
