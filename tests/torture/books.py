@@ -21,6 +21,7 @@ class Books:
         self.answers = collections.Counter()
         self.wrong = []
         self.late = []
+        self.slowest = (0, None, 0)  # (us from submission to receipt, key, submitted)
         self.published = 0
 
     def error(self, text):
@@ -35,6 +36,7 @@ class Books:
                 if key in self.receipts or key in self.unknown or key in self.failed:
                     self.error(f'two answers for {key}')
                 self.receipts[key] = (int(words[2]), int(words[3]), int(words[6]))
+                self.slowest = max(self.slowest, (int(words[6]) - int(words[5]), key, int(words[5])))
             elif kind in 'UF':
                 key = (publisher, int(words[1]))
                 (self.unknown if kind == 'U' else self.failed)[key] = (words[2], int(words[3]), int(words[4]))
