@@ -491,8 +491,11 @@ static const struct keep_handlers keep_calls = {.up = greet, .frame = on_frame, 
 
 static void dial(struct shard_peer *s, const char *url) {
     struct err_detail detail;
-    struct keep_options options = {
-        .handlers = &keep_calls, .ctx = s, .link = controller_link_options(), .retry_max = 200 * USEC_MS};
+    struct keep_options options = {.handlers = &keep_calls,
+                                   .ctx = s,
+                                   .link = controller_link_options(),
+                                   .retry_max = 200 * USEC_MS,
+                                   .silent = KEEP_SILENT_USEC + s->controller->config->timeout};
     if (strcmp(s->url, url) == 0 && s->keep)
         return;
     snprintf(s->url, sizeof s->url, "%s", url);

@@ -196,7 +196,7 @@ void gateway_stop(struct gateway *g) {
     g->stopping = true;
     listener_close(g->listener);
     g->listener = NULL;
-    sessions_goaway(g);
+    sessions_goaway(g, "this node stops");
     usec_t wait = g->sessions ? GATEWAY_FAREWELL_US : 0;
     loop_timer_start(g->loop, &g->stop_timer, loop_now(g->loop) + wait);
 }

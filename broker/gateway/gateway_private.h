@@ -35,6 +35,8 @@ enum {
 #define GATEWAY_TICK_US         (20 * USEC_MS)
 #define GATEWAY_RETRY_US        (200 * USEC_MS) /* attach and settle again where no answer led on */
 #define GATEWAY_SCAN_US         (1 * USEC_S)    /* look for silent sessions and links */
+#define GATEWAY_CUT_US          (500 * USEC_MS) /* a leader out of reach for longer, others may reach it */
+#define GATEWAY_AWAY_EVERY_US   (5 * USEC_S)    /* then sessions are sent away, as often */
 #define GATEWAY_FAREWELL_US     (3 * USEC_S)    /* after GOAWAY; shorter than the supervisor waits */
 #define SESSION_MAP_WAIT_US     (2 * USEC_S)    /* a hello waits so long for the first map */
 #define SESSION_PARKED_US       (300 * USEC_MS) /* for the map to learn a name */
@@ -107,6 +109,7 @@ struct shard_link {
     struct keep *keep;
     struct link *link; /* once it has said welcome */
     usec_t greeted_at; /* hello sent; 0: not connected */
+    usec_t down_since; /* without a welcome */
     uint64_t member;
     uint64_t owner; /* of its dead letters' publishes */
     bool local;
@@ -186,6 +189,7 @@ struct gateway {
 
     struct loop_timer tick_timer, retry_timer, stop_timer;
     usec_t next_retry, next_scan;
+    usec_t next_away; /* sessions may be sent away because a leader is out of reach */
     bool stopping;
     bool stopped;
 };
@@ -203,7 +207,7 @@ void gateway_mailbox_gone(struct gateway *g, struct map_mailbox *box);
 /* ---- sessions.c ---- */
 bool sessions_open(struct gateway *g, const char *url, struct err_detail *detail);
 void sessions_close(struct gateway *g);
-void sessions_goaway(struct gateway *g);
+void sessions_goaway(struct gateway *g, const char *why);
 struct session *sessions_find(const struct gateway *g, uint64_t number);
 /* The first map came: hellos that waited are answered. */
 void sessions_map_known(struct gateway *g);

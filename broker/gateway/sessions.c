@@ -475,15 +475,15 @@ void sessions_scan(struct gateway *g) {
     shed_partial(g, partial);
 }
 
-void sessions_goaway(struct gateway *g) {
+void sessions_goaway(struct gateway *g, const char *why) {
     struct session *s, *tmp;
     Mr__Goaway m = MR__GOAWAY__INIT;
-    m.text = (char *)"this node stops";
+    m.text = (char *)(uintptr_t)why;
     HASH_ITER(hh, g->sessions, s, tmp) {
         if (s->greeted)
             frame_send_goaway(s->link, &m, NULL, 0);
         else
-            link_close(s->link, ERR_CLOSED, "this node stops");
+            link_close(s->link, ERR_CLOSED, why);
     }
 }
 

@@ -59,6 +59,7 @@ static void went_down(struct shard_link *l) {
     if (!l->link)
         return;
     l->link = NULL;
+    l->down_since = loop_now(g->loop);
     HASH_DEL(g->by_member, l);
     counters_sub(COUNTER_links, 1);
     publishes_forget(&g->publishes, l->owner);
@@ -216,6 +217,8 @@ static void dial(struct shard_link *l, const char *url) {
     struct keep_options options = {
         .handlers = &keep_handlers,
         .ctx = l,
+        .silent = KEEP_SILENT_USEC,
+        .asks = true,
         .link = {.frame_bytes = FRAME_BYTES_DEFAULT,
                  .header_bytes = FRAME_HEADER_BYTES_MAX,
                  .queued_bytes = l->gateway->publish_bytes + LINK_QUEUED_BYTES_DEFAULT}};
@@ -230,6 +233,7 @@ static struct shard_link *add(struct gateway *g, const char *node, unsigned inde
     snprintf(l->node, sizeof l->node, "%s", node);
     l->index = index;
     l->local = local;
+    l->down_since = loop_now(g->loop);
     DL_APPEND(g->shards, l);
     return l;
 }
@@ -305,6 +309,32 @@ void shards_follow_map(struct gateway *g) {
     }
 }
 
+/* A leader the cluster holds on to, and no way to it from here. */
+static const struct shard_link *out_of_reach(const struct gateway *g, usec_t now) {
+    for (const struct map_partition *p = g->map.partitions; p; p = p->hh.next) {
+        if (p->leader == 0 || p->led)
+            continue;
+        const struct map_shard *s = map_find_shard(&g->map, p->leader);
+        const struct shard_link *l = s ? find(g, s->node, s->index) : NULL;
+        if (l && !l->link && now - l->down_since > GATEWAY_CUT_US)
+            return l;
+    }
+    return NULL;
+}
+
+/* Another node's gateway may have a way: the library goes there, and comes back
+ * here if it must. */
+static void send_away(struct gateway *g, usec_t now) {
+    char why[ERR_DETAIL_BYTES];
+    const struct shard_link *l = g->stopping || now < g->next_away ? NULL : out_of_reach(g, now);
+    if (!l || !g->sessions)
+        return;
+    g->next_away = now + GATEWAY_AWAY_EVERY_US;
+    snprintf(why, sizeof why, "shard %s/%u is out of this node's reach", l->node, l->index);
+    log_warn("%s: clients are sent to other nodes", why);
+    sessions_goaway(g, why);
+}
+
 void shards_scan(struct gateway *g) {
     struct shard_link *l;
     usec_t now = loop_now(g->loop) - loop_late(g->loop);
@@ -313,6 +343,7 @@ void shards_scan(struct gateway *g) {
         if (link && !l->link && l->greeted_at && now - l->greeted_at > HELLO_TIMEOUT_USEC)
             link_close(link, ERR_TIMEOUT, "no WELCOME in time");
     }
+    send_away(g, now);
 }
 
 void shards_close(struct gateway *g) {

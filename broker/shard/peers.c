@@ -422,7 +422,8 @@ static const struct keep_handlers keep_calls = {
     .up = on_keep_up, .frame = on_keep_frame, .down = on_keep_down};
 
 static void dial(struct peer *p) {
-    struct keep_options options = {.handlers = &keep_calls, .ctx = p, .link = links_options()};
+    struct keep_options options = {
+        .handlers = &keep_calls, .ctx = p, .link = links_options(), .silent = KEEP_SILENT_USEC, .asks = true};
     struct err_detail detail;
     p->keep = keep_new(p->shard->loop, p->url, &options, &detail);
     if (!p->keep)

@@ -17,7 +17,10 @@ struct keep {
     unsigned failures;
     usec_t backoff; /* next wait, before jitter; 0: dial at once */
     struct loop_timer retry;
+    struct loop_timer watch; /* runs while a settled link is judged by its silence */
 };
+
+enum { KEEP_LOOKS = 6 /* at a link within `silent`; it is asked when quiet for two of them */ };
 
 static const struct keep_handlers no_handlers;
 static const struct link_handlers link_handlers;
@@ -58,6 +61,8 @@ static void on_opened(void *ctx, struct link *link) {
 
 static void on_frame(void *ctx, struct link *link, const struct frame *frame) {
     struct keep *keep = ctx;
+    if (keep->options.asks && frame->type == FRAME_PONG)
+        return; /* that it came is what counts: link_heard */
     if (keep->options.handlers->frame)
         keep->options.handlers->frame(keep->options.ctx, link, frame);
 }
@@ -71,6 +76,7 @@ static void on_drained(void *ctx, struct link *link) {
 static void on_closed(void *ctx, struct link *link, const struct link_end *end) {
     struct keep *keep = ctx;
     bool was_up = keep->up;
+    loop_timer_stop(keep->loop, &keep->watch);
     keep->link = NULL;
     keep->up = false;
     keep->failures += !was_up;
@@ -84,6 +90,35 @@ static const struct link_handlers link_handlers = {.opened = on_opened,
                                                    .drained = on_drained,
                                                    .closed = on_closed,
                                                    .refusing = frame_say_why};
+
+/* --- silence -------------------------------------------------------------- */
+
+static void look_again(struct keep *keep) {
+    loop_timer_start(keep->loop, &keep->watch, loop_now(keep->loop) + keep->options.silent / KEEP_LOOKS);
+}
+
+static void give_up(struct keep *keep) {
+    struct link_end end = {LINK_END_TIMEOUT, ERR_TIMEOUT, "silent for too long"};
+    struct link *link = keep->link;
+    link_kill(link);
+    on_closed(keep, link, &end);
+}
+
+/* Events come before timers in a turn, and who woke late judges nobody by it. */
+static void on_watch(struct loop_timer *timer) {
+    struct keep *keep = container_of(timer, struct keep, watch);
+    usec_t silence = loop_now(keep->loop) - loop_late(keep->loop) - link_heard(keep->link);
+    if (silence > keep->options.silent) {
+        give_up(keep);
+        return;
+    }
+    if (keep->options.asks && silence > keep->options.silent / KEEP_LOOKS * 2) {
+        Mr__Ping ping = MR__PING__INIT;
+        ping.sent_at = loop_now(keep->loop);
+        frame_send_ping(keep->link, &ping, NULL, 0);
+    }
+    look_again(keep);
+}
 
 /* --- the owner's calls ---------------------------------------------------- */
 
@@ -100,6 +135,7 @@ struct keep *keep_new(struct loop *loop, const char *url, const struct keep_opti
         keep->options.retry_max = KEEP_RETRY_MAX_USEC_DEFAULT;
     keep->backoff = keep->options.retry_min;
     keep->retry.fire = on_retry;
+    keep->watch.fire = on_watch;
     keep->url = xstrdup(url);
     if (dial(keep, detail) != ERR_OK) {
         free(keep->url);
@@ -127,6 +163,8 @@ unsigned keep_failures(const struct keep *keep) {
 
 void keep_settled(struct keep *keep) {
     keep->backoff = 0;
+    if (keep->options.silent && keep->up)
+        look_again(keep);
 }
 
 void keep_hurry(struct keep *keep) {
@@ -149,6 +187,7 @@ void keep_free(struct keep *keep) {
     if (!keep)
         return;
     loop_timer_stop(keep->loop, &keep->retry);
+    loop_timer_stop(keep->loop, &keep->watch);
     if (keep->link) {
         struct link *link = keep->link;
         link_attach(link, NULL, NULL);

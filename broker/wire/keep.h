@@ -8,6 +8,11 @@
  * so the owner learns within milliseconds of a reset whether the port refuses
  * (the process is gone) or answers.
  *
+ * A connection can be dead without anybody saying so (a cable, a firewall): TCP
+ * goes on sending into it for minutes, and wakes up late once the way is clear.
+ * So a settled link from which nothing is heard for `silent` is ended
+ * (LINK_END_TIMEOUT) and dialled anew.
+ *
  * Thread: the loop's.
  */
 #ifndef MAILROOM_WIRE_KEEP_H
@@ -19,6 +24,9 @@ struct keep;
 
 #define KEEP_RETRY_MIN_USEC_DEFAULT (20 * USEC_MS)
 #define KEEP_RETRY_MAX_USEC_DEFAULT (1 * USEC_S)
+/* What owners give as `silent`. Longer than the failure timeout's default: the
+ * controllers' judgement comes first. */
+#define KEEP_SILENT_USEC (1500 * USEC_MS)
 
 /* All may be NULL. */
 struct keep_handlers {
@@ -37,6 +45,9 @@ struct keep_options {
     struct link_options link; /* its handlers and ctx are not used */
     usec_t retry_min;
     usec_t retry_max;
+    usec_t silent; /* 0: never ended for its silence */
+    bool asks;     /* sends PING in a silence (the peer answers it): else the protocol's own
+                      frames must come more often than `silent`. PONG is not handed on. */
 };
 
 /* Starts dialling. NULL and *detail if url is malformed. Copies options. */
@@ -48,7 +59,8 @@ void *keep_ctx(const struct keep *keep);
 const char *keep_url(const struct keep *keep);
 /* Dials that failed since a link was last up. */
 unsigned keep_failures(const struct keep *keep);
-/* The link does what it is for (hello answered): the back-off starts anew. */
+/* The link does what it is for (hello answered): the back-off starts anew, and
+ * silence is judged from now on. */
 void keep_settled(struct keep *keep);
 /* Dial without waiting for the back-off. */
 void keep_hurry(struct keep *keep);

@@ -19,12 +19,12 @@
 #include "client/lib/client.h"
 #include "wire/hello.h"
 
-#define SESSION_PING_USEC         (1 * USEC_S) /* of silence, then ask */
-#define SESSION_SILENT_USEC       (3 * USEC_S) /* of silence, then leave */
-#define SESSION_HELLO_USEC        (2 * USEC_S) /* from the dial to Welcome */
-#define SESSION_LASTED_USEC       (1 * USEC_S) /* open as long: the next dial goes out at once */
-#define SESSION_BATCH_BYTES       (256 * KIB)  /* largest batch of several messages */
-#define SESSION_FRAME_SLACK_BYTES 4096         /* of a frame: head and header */
+#define SESSION_PING_USEC         (500 * USEC_MS)  /* of silence, then ask */
+#define SESSION_SILENT_USEC       (1500 * USEC_MS) /* of silence, then leave */
+#define SESSION_HELLO_USEC        (2 * USEC_S)     /* from the dial to Welcome */
+#define SESSION_LASTED_USEC       (1 * USEC_S)     /* open as long: the next dial goes out at once */
+#define SESSION_BATCH_BYTES       (256 * KIB)      /* largest batch of several messages */
+#define SESSION_FRAME_SLACK_BYTES 4096             /* of a frame: head and header */
 #define SESSION_WINDOW_DEFAULT    (16 * MIB)
 
 bool session_is_open(const mr_client *c) {

@@ -66,6 +66,11 @@ static void on_frame(void *ctx, struct link *link, const struct frame *frame) {
     }
     if (frame->type == FRAME_LOADS)
         return;
+    if (frame->type == FRAME_PING) {
+        Mr__Pong pong = MR__PONG__INIT;
+        frame_send_pong(link, &pong, NULL, 0);
+        return;
+    }
     struct arrived *a = xcalloc(1, sizeof *a);
     a->type = frame->type;
     a->message =

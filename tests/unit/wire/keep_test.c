@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "pair.h"
+#include "wire/frames.h"
 #include "wire/keep.h"
 
 struct keeper {
@@ -134,5 +135,48 @@ Test(keep, a_malformed_url_is_refused) {
     struct err_detail detail;
     cr_assert_null(keep_new(loop, "nothing", &(struct keep_options){0}, &detail));
     cr_assert_eq(detail.code, ERR_INVALID);
+    loop_free(loop);
+}
+
+Test(keep, a_silent_link_is_asked_then_ended_and_dialled_anew) {
+    struct pair *p = pair_listen("tcp", NULL);
+    struct keeper k = {.settles = true};
+    struct keep_options options = {
+        .handlers = &keeper_handlers, .ctx = &k, .silent = 120 * USEC_MS, .asks = true};
+    struct keep *keep = keep_new(p->loop, listener_url(p->listener), &options, NULL);
+    UNTIL(p->loop, k.up == 2);
+    cr_assert_eq(k.cause, LINK_END_TIMEOUT);
+    cr_assert_eq(k.was_up, 1);
+    cr_assert_geq(p->server.frames, 2, "its first frame, and a PING");
+    keep_free(keep);
+    pair_free(p);
+}
+
+static void answer(void *ctx, struct link *link, const struct frame *frame) {
+    link_send(link, FRAME_PONG, NULL, NULL, 0);
+}
+
+static void on_answering(void *ctx, struct listener *listener, struct link *link) {
+    static const struct link_handlers answers = {.frame = answer};
+    link_attach(link, &answers, NULL);
+}
+
+Test(keep, a_link_that_answers_stays) {
+    static const struct listener_handlers handlers = {.accepted = on_answering};
+    struct loop *loop = loop_new(NULL);
+    char url[LINK_PEER_BYTES];
+    struct listener *listener =
+        listener_open(loop, fresh_url("tcp", url), &(struct listener_options){.handlers = &handlers}, NULL);
+    struct keeper k = {.settles = true};
+    struct keep_options options = {
+        .handlers = &keeper_handlers, .ctx = &k, .silent = 120 * USEC_MS, .asks = true};
+    struct keep *keep = keep_new(loop, listener_url(listener), &options, NULL);
+    usec_t end = clock_now() + 600 * USEC_MS;
+    UNTIL(loop, clock_now() > end);
+    cr_assert_eq(k.down, 0);
+    cr_assert_eq(k.frames, 0, "PONG is not handed on");
+    keep_free(keep);
+    listener_close(listener);
+    cr_assert(loop_drain(loop, 5 * USEC_S));
     loop_free(loop);
 }
