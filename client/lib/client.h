@@ -112,6 +112,7 @@ struct batch {
     struct partition *partition; /* once sent */
     enum batch_state state;
     bool fresh; /* in flight, and not for long */
+    bool part;  /* of a batch for which there was no room */
     struct batch_builder built;
     struct entry *entries;
     size_t entries_capacity;

@@ -207,6 +207,7 @@ static void batch_split(struct batch *b) {
     struct batch_message view;
     for (uint32_t i = 0; batch_next(&cursor, &view); i++)
         batch_take(halves[i >= b->built.count / 2], &view, &b->entries[i]);
+    halves[0]->part = halves[1]->part = b->part;
     batch_discard(b);
     lane_push(m, lane, halves[1], true);
     lane_push(m, lane, halves[0], true);
@@ -225,6 +226,56 @@ static bool batch_fits(struct batch *b) {
         return true;
     batch_complete(b, NULL, MR_ETOOLARGE, "message larger than the cluster's limit");
     return false;
+}
+
+/* --- no room for so many ---------------------------------------------------- */
+
+/* The leader had no room for all of its messages: it did not take the batch, nor
+ * any behind it, for each points to the one before. */
+static bool is_oversized(const struct batch *b) {
+    return b->refusal.code == ERR_FULL && b->built.count > 1;
+}
+
+/* From the partition to the front of the lane, the first `most` messages in a
+ * batch of their own. Messages that were given up meanwhile stay behind. */
+static void batch_give_back(struct batch *b, struct lane *lane, uint32_t most) {
+    struct mailbox *m = b->mailbox;
+    struct batch *parts[2] = {batch_new(m), batch_new(m)};
+    struct batch_cursor cursor = batch_messages(b->built.data, b->built.size);
+    struct batch_message view;
+    uint32_t taken = 0;
+    for (uint32_t i = 0; batch_next(&cursor, &view); i++)
+        if (b->entries[i].deadline)
+            batch_take(parts[taken++ >= most], &view, &b->entries[i]);
+    parts[0]->buffered += b->buffered - parts[0]->buffered - parts[1]->buffered;
+    for (int i = 1; i >= 0; i--) {
+        parts[i]->part = b->part || is_oversized(b);
+        if (parts[i]->built.count)
+            lane_push(m, lane, parts[i], true);
+        else
+            batch_discard(parts[i]);
+    }
+    batch_discard(b);
+}
+
+/* b in halves, and all behind it, so that they stay in order; once nothing of
+ * them is in flight. */
+static void partition_give_back(struct partition *p, struct batch *b) {
+    struct lane *lane = p->mailbox->route == ROUTE_KEY ? &p->lane : &p->mailbox->any;
+    for (struct batch *other = b; other; other = other->next)
+        if (other->state != BATCH_AGAIN)
+            return;
+    while (p->queue->prev != b)
+        batch_give_back(p->queue->prev, lane, UINT32_MAX);
+    batch_give_back(b, lane, (b->open + 1) / 2);
+}
+
+/* No room for one message: none for the rest of the batch it was in. */
+static void parts_refuse(struct batch *b, const char *text) {
+    struct mailbox *m = b->mailbox;
+    struct lane *lane = m->route == ROUTE_KEY ? &b->partition->lane : &m->any;
+    while (lane->batches && lane->batches->part)
+        batch_complete(lane->batches, NULL, MR_EFULL, text);
 }
 
 /* --- the pump --------------------------------------------------------------- */
@@ -250,6 +301,10 @@ static bool partition_resend(struct partition *p, usec_t now) {
     DL_FOREACH_SAFE(p->queue, b, next) {
         if (b->state != BATCH_AGAIN)
             continue;
+        if (is_oversized(b)) {
+            partition_give_back(p, b);
+            return true;
+        }
         if (!window_open(p->mailbox->client, b->body->size))
             return false;
         batch_fly(b, now);
@@ -541,12 +596,17 @@ static void on_refused(mr_client *c, const Mr__Refused *r) {
         partition_pause(p);
     } else if (r->code == ERR_FORGOTTEN) {
         on_forgotten(b, r->text);
+    } else if (is_oversized(b)) {
+        batch_again(b);
+        mailbox_dirty(b->mailbox);
     } else if (code_is_passing((int)r->code) || r->code == ERR_UNKNOWN) {
         batch_again(b);
         partition_pause(p);
     } else {
         if (r->code == ERR_NOT_FOUND)
             b->mailbox->state = MAILBOX_STALE;
+        if (r->code == ERR_FULL && b->part)
+            parts_refuse(b, r->text);
         batch_complete(b, NULL, r->code ? (int)r->code : MR_EPROTOCOL, r->text);
     }
 }
