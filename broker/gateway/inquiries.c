@@ -129,6 +129,12 @@ static void add_replicas(const struct gateway *g, const struct map_partition *p,
     }
 }
 
+/* A leader that was cut off or left alone does not know it: the map does. */
+static bool says_more(const struct map_partition *p, const char *shown) {
+    return strcmp(shown, "ok") == 0 &&
+           (strcmp(p->state, "no-majority") == 0 || strcmp(p->state, "quarantined") == 0);
+}
+
 /* What the leader said, as far as it did, and what the map knows. */
 static void merge(const struct gateway *g, const struct map_partition *p, const Mr__PartitionShow *shown,
                   Mr__PartitionShow *out) {
@@ -138,10 +144,10 @@ static void merge(const struct gateway *g, const struct map_partition *p, const 
     const struct map_shard *leader = map_find_shard(&g->map, p->leader);
     out->partition = p->number;
     out->leader = (char *)(uintptr_t)(leader ? leader->node : "");
-    if (!shown) {
+    if (!shown)
         out->epoch = p->epoch;
+    if (!shown || says_more(p, shown->state))
         out->state = (char *)(uintptr_t)p->state;
-    }
     add_replicas(g, p, out);
 }
 
