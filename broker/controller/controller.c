@@ -21,6 +21,8 @@
 #define CONTROLLER_OF(timer, field)                                                                          \
     ((struct controller *)((char *)(timer)-offsetof(struct controller, field)))
 
+static void tick_sooner(struct controller *c);
+
 static void on_turn(void *ctx, struct loop *loop) {
     struct controller *c = ctx;
     (void)loop;
@@ -30,6 +32,7 @@ static void on_turn(void *ctx, struct loop *loop) {
     status_map_turn(c);
     peers_heartbeat(c, true);
     counters_add(COUNTER_loop_turns, 1);
+    tick_sooner(c);
 }
 
 /* ---- clocks ---- */
@@ -46,6 +49,15 @@ static usec_t soonest(struct controller *c, usec_t now) {
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         at = others[i] < at ? others[i] : at;
     return at > now + ELECTION_GRAIN_US ? at : now + ELECTION_GRAIN_US;
+}
+
+/* What this turn did may be due before the tick that is set: a commit that no
+ * append carries on is told REPLICA_IDLE_US later, and whoever created a mailbox
+ * waits for it. */
+static void tick_sooner(struct controller *c) {
+    usec_t at = soonest(c, loop_now(c->loop));
+    if (loop_timer_started(&c->tick_timer) && at < c->tick_timer.at)
+        loop_timer_start(c->loop, &c->tick_timer, at);
 }
 
 static void on_tick(struct loop_timer *timer) {
