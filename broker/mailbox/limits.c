@@ -195,8 +195,12 @@ static size_t expire_ranges(struct subscription *s, uint64_t end, struct encoder
 }
 
 void on_ttl(struct mailbox *m, struct mailbox_effects *fx) {
-    if (!m->settings.ttl || m->expiring)
+    if (!m->settings.ttl)
         return;
+    if (m->expiring) { /* what is under way may be by another time to live */
+        look_at(m, time_after(m->now, LIMITS_EXPIRE_PACE_US));
+        return;
+    }
     if (m->limbo) /* consumers may hold what seems to be idle; limbo_end looks again */
         return;
     m->expired_at = m->now;
@@ -312,4 +316,6 @@ void apply_settings(struct mailbox *m, const struct entry *e, struct mailbox_eff
     heap_remove(&m->timers, &m->retention_timer);
     batches_release(m, fx);
     limits_arm(m);
+    if (m->leading && limits_expired(m, batches_from(&m->batches, 0))) /* all may be too old at once */
+        look_at(m, m->now);
 }
