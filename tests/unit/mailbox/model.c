@@ -245,3 +245,47 @@ void model_check(struct model *m, const struct mailbox *replica, bool retention)
         cr_assert(retention || live == wanted, "batch %zu stays and nobody wants it", b);
     }
 }
+
+static void check_order(struct model *m, struct model_subscription *s, uint64_t offset, int consumer) {
+    bool by_key = m->settings.dispatch == DISPATCH_KEY;
+    if (!by_key && m->settings.dispatch != DISPATCH_EXCLUSIVE)
+        return;
+    if (by_key && m->keys[offset] == 0)
+        return;
+    for (uint64_t o = s->start; o < offset; o++) {
+        struct model_message *g = &s->messages[o];
+        if (g->state != M_OPEN || g->dying || (by_key && m->keys[o] != m->keys[offset]))
+            continue;
+        cr_assert(g->holder != -1, "offset %d overtakes %d", (int)offset, (int)o);
+        cr_assert(g->holder == consumer || g->holder == MODEL_LEAVING, "offset %d to another than %d",
+                  (int)offset, (int)o);
+    }
+}
+
+void model_deliver(struct model *m, const struct mailbox_effect *e, int consumer, int64_t stamp) {
+    struct model_subscription *s = model_find(m, e->deliver.subscription);
+    cr_assert(ne(ptr, s, NULL));
+    for (uint64_t o = e->deliver.first_offset; o < e->deliver.first_offset + e->deliver.count; o++) {
+        struct model_message *g = &s->messages[o];
+        struct model_batch *b = model_batch_at(m, o);
+        cr_assert(g->state == M_OPEN && !g->dying && o >= s->start, "offset %d is settled", (int)o);
+        cr_assert(g->holder == -1, "offset %d is held by %d", (int)o, g->holder);
+        cr_assert(g->due <= stamp, "offset %d is delayed", (int)o);
+        cr_assert(eq(u64, g->number, e->deliver.delivery_number));
+        cr_assert(eq(u64, g->attempts + 1, e->deliver.attempt));
+        cr_assert(eq(u64, b->index, e->deliver.batch_index));
+        cr_assert(eq(u64, b->base, e->deliver.base_offset));
+        check_order(m, s, o, consumer);
+        g->holder = consumer;
+        g->holder_epoch = e->deliver.epoch;
+    }
+}
+
+void model_check_letters(struct model *m, const uint8_t *stored) {
+    for (size_t i = 0; i < m->dying_count; i++) {
+        struct model_dying *d = &m->dying[i];
+        cr_assert(stored[d->intent] <= 1, "dead letter %d stored twice", (int)d->intent);
+        if (d->subscription->messages[d->offset].state == M_DEAD)
+            cr_assert(stored[d->intent] == 1, "dead letter %d lost", (int)d->intent);
+    }
+}

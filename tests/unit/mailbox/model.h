@@ -17,6 +17,8 @@ enum {
     MODEL_PRODUCERS = 4
 };
 
+enum { MODEL_LEAVING = -2 }; /* holder: somebody who is settling it and was not presented */
+
 enum model_state { M_OPEN, M_ACKED, M_DEAD, M_EXPIRED, M_DROPPED, M_PURGED, M_ABSENT, M_STATES };
 
 struct model_message {
@@ -69,6 +71,11 @@ struct model_subscription *model_find(struct model *m, const char *name); /* NUL
 /* One committed entry. Fails the test if it breaks a rule (stored twice, ..). */
 void model_apply(struct model *m, const struct entry *e);
 void model_new_leader(struct model *m); /* nobody holds anything */
+/* A delivery to this consumer: of what is open, due, held by nobody, under the
+ * right token, and in order. The consumer holds it from now on. */
+void model_deliver(struct model *m, const struct mailbox_effect *e, int consumer, int64_t stamp);
+/* Each dead letter is stored once at the target, those not dead at most once. */
+void model_check_letters(struct model *m, const uint8_t *stored);
 /* The replica's counters and live batches are the model's. */
 void model_check(struct model *m, const struct mailbox *replica, bool retention);
 struct model_batch *model_batch_at(struct model *m, uint64_t offset);

@@ -29,8 +29,7 @@ enum {
     REQUESTS_MAX = 65536,
     BATCHES_OPEN_MAX = 4,
     STEPS = 1500,
-    DRAIN_STEPS = 20000,
-    LEAVING = -2 /* holder: somebody who is settling it and was not presented */
+    DRAIN_STEPS = 20000
 };
 
 struct held {
@@ -118,45 +117,14 @@ static struct mailbox *make(const struct sim *s) {
 
 /* ---- effects ---- */
 
-static void check_order(struct sim *s, struct model_subscription *u, uint64_t offset, int client) {
-    bool by_key = s->settings.dispatch == DISPATCH_KEY;
-    if (!by_key && s->settings.dispatch != DISPATCH_EXCLUSIVE)
-        return;
-    if (by_key && s->model->keys[offset] == 0)
-        return;
-    for (uint64_t o = u->start; o < offset; o++) {
-        struct model_message *g = &u->messages[o];
-        if (g->state != M_OPEN || g->dying || (by_key && s->model->keys[o] != s->model->keys[offset]))
-            continue;
-        CHECKF(s, g->holder != -1, "offset %llu overtakes %llu", (unsigned long long)offset,
-               (unsigned long long)o);
-        CHECKF(s, g->holder == client || g->holder == LEAVING, "offset %llu to another than %llu",
-               (unsigned long long)offset, (unsigned long long)o);
-    }
-}
-
 static void on_deliver(struct sim *s, const struct mailbox_effect *e) {
     int i = client_of(&e->deliver.consumer);
     struct client *c = &s->clients[i];
-    struct model_subscription *u = model_find(s->model, e->deliver.subscription);
-    cr_assert(ne(ptr, u, NULL));
     CHECKF(s, c->attached && c->gateway == e->deliver.gateway, "delivery to nobody");
     CHECKF(s, c->credit >= e->deliver.count, "credit exceeded");
     c->credit -= e->deliver.count;
+    model_deliver(s->model, e, i, stamp(s));
     for (uint64_t o = e->deliver.first_offset; o < e->deliver.first_offset + e->deliver.count; o++) {
-        struct model_message *g = &u->messages[o];
-        struct model_batch *b = model_batch_at(s->model, o);
-        CHECKF(s, g->state == M_OPEN && !g->dying && o >= u->start, "offset %llu is settled",
-               (unsigned long long)o);
-        CHECKF(s, g->holder == -1, "offset %llu is held by %d", (unsigned long long)o, g->holder);
-        CHECKF(s, g->due <= stamp(s), "offset %llu is delayed", (unsigned long long)o);
-        cr_assert(eq(u64, g->number, e->deliver.delivery_number));
-        cr_assert(eq(u64, g->attempts + 1, e->deliver.attempt));
-        cr_assert(eq(u64, b->index, e->deliver.batch_index));
-        cr_assert(eq(u64, b->base, e->deliver.base_offset));
-        check_order(s, u, o, i);
-        g->holder = i;
-        g->holder_epoch = s->epoch;
         cr_assert(lt(sz, c->held_count, HELD_MAX));
         c->held[c->held_count++] = (struct held){o, s->epoch, e->deliver.delivery_number};
     }
@@ -476,7 +444,7 @@ static void settle(struct sim *s, struct client *c, enum settle_kind kind) {
     for (uint64_t o = h.offset; u && h.epoch < s->epoch && kind != SETTLE_EXTEND && o < h.offset + count; o++)
         if (u->messages[o].holder == -1 && u->messages[o].number == h.number && h.epoch >= u->born &&
             u->born < s->epoch)
-            u->messages[o].holder = LEAVING;
+            u->messages[o].holder = MODEL_LEAVING;
     mailbox_settle(lead(s), (struct mailbox_origin){0, s->asked_count++}, &c->id, c->subscription, &a->item,
                    1, s->now, stamp(s), &s->fx);
     take(s);
@@ -686,15 +654,6 @@ static void drain(struct sim *s) {
     CHECKF(s, false, "still not settled");
 }
 
-static void check_letters(struct sim *s) {
-    for (size_t d = 0; d < s->model->dying_count; d++) {
-        struct model_dying *g = &s->model->dying[d];
-        CHECKF(s, s->target_stored[g->intent] <= 1, "dead letter stored twice");
-        if (g->subscription->messages[g->offset].state == M_DEAD)
-            CHECKF(s, s->target_stored[g->intent] == 1, "dead letter lost");
-    }
-}
-
 static void sim_close(struct sim *s) {
     for (size_t r = 0; r < REPLICAS; r++) {
         follow(s, r, s->committed);
@@ -720,7 +679,7 @@ static void run(uint64_t seed) {
     for (int i = 0; i < STEPS; i++)
         step(s);
     drain(s);
-    check_letters(s);
+    model_check_letters(s->model, s->target_stored);
     sim_close(s);
 }
 
