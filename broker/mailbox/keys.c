@@ -142,7 +142,7 @@ static void key_unpark(struct subscription *s, struct key_state *k) {
 
 /* Something lower is coming back, or what a gone consumer settled is not committed. */
 static bool key_blocks(const struct key_state *k, uint64_t offset) {
-    if (!k->owner && k->leased)
+    if (k->leased && (k->contested || !k->owner))
         return true;
     return k->waiting.count && offsets_first(&k->waiting) < offset;
 }
@@ -166,6 +166,7 @@ void keys_leased(struct subscription *s, struct consumer *c, uint64_t first, uin
         k->leased++;
         if (!k->owner)
             key_own(s, k, c);
+        k->contested |= k->owner != c;
     }
 }
 
@@ -177,7 +178,8 @@ void keys_unleased(struct subscription *s, uint64_t first, uint64_t end) {
         if (!hash)
             continue;
         struct key_state *k = key_find(s, hash);
-        k->leased--;
+        if (--k->leased == 0)
+            k->contested = false;
         key_settle(s, k);
     }
     dispatch_touch(s);

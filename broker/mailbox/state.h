@@ -133,6 +133,7 @@ struct key_state { /* dispatch by key: a key with messages on their way or set a
     struct key_state *parked_prev,
         *parked_next;       /* the owner's, or the subscription's, with parked messages */
     uint64_t leased;        /* messages */
+    bool contested;         /* two presented messages of it: it stands still until none is leased */
     struct offsets waiting; /* coming back: return in flight, delayed, or not yet looked at again */
     struct offsets parked;  /* set aside */
 };

@@ -86,16 +86,6 @@ struct sim {
     struct mailbox_effects fx;
 };
 
-#define CHECKF(s, condition, ...)                                                                            \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "epoch %llu: ", (unsigned long long)(s)->epoch);                                 \
-            fprintf(stderr, __VA_ARGS__);                                                                    \
-            fprintf(stderr, "\n");                                                                           \
-            cr_fatal("%s", #condition);                                                                      \
-        }                                                                                                    \
-    } while (0)
-
 static struct mailbox *lead(struct sim *s) {
     return s->replicas[s->leader];
 }
@@ -121,8 +111,8 @@ static struct mailbox *make(const struct sim *s) {
 static void on_deliver(struct sim *s, const struct mailbox_effect *e) {
     int i = client_of(&e->deliver.consumer);
     struct client *c = &s->clients[i];
-    CHECKF(s, c->attached && c->gateway == e->deliver.gateway, "delivery to nobody");
-    CHECKF(s, c->credit >= e->deliver.count, "credit exceeded");
+    cr_assert(c->attached && c->gateway == e->deliver.gateway, "delivery to nobody");
+    cr_assert(c->credit >= e->deliver.count, "credit exceeded");
     c->credit -= e->deliver.count;
     model_deliver(s->model, e, i, stamp(s));
     for (uint64_t o = e->deliver.first_offset; o < e->deliver.first_offset + e->deliver.count; o++) {
@@ -142,7 +132,7 @@ static void on_receipt(struct sim *s, const struct mailbox_effect *e) {
         if (e->receipt.base_offset != UINT64_MAX)
             cr_assert(eq(u64, b->base, e->receipt.base_offset));
     }
-    CHECKF(s, stored, "receipt for what is not stored");
+    cr_assert(stored, "receipt for what is not stored");
     while (p->open_count && p->first_open <= e->receipt.sequence) {
         body_drop(p->open[0]);
         memmove(p->open, p->open + 1, --p->open_count * sizeof *p->open);
@@ -160,16 +150,16 @@ static void check_answer(struct sim *s, const struct asked *a, const struct mode
                          enum settle_result result) {
     bool over = g->state != M_OPEN || g->dying, newer = g->number != a->item.delivery_number;
     if (result == SETTLE_ALREADY)
-        CHECKF(s, over, "already, but it is open");
+        cr_assert(over, "already, but it is open");
     if (result == SETTLE_TOO_LATE && a->item.count == 1)
-        CHECKF(s, over || newer || g->holder != a->client || g->holder_epoch != a->item.epoch,
-               "too late for the current token");
+        cr_assert(over || newer || g->holder != a->client || g->holder_epoch != a->item.epoch,
+                  "too late for the current token");
     if (result != SETTLE_DONE)
         return;
     if (a->item.kind == SETTLE_ACK || a->item.kind == SETTLE_REJECT)
-        CHECKF(s, over, "done, but it is open");
+        cr_assert(over, "done, but it is open");
     else if (a->item.kind != SETTLE_EXTEND)
-        CHECKF(s, over || newer, "done, but it has not come back");
+        cr_assert(over || newer, "done, but it has not come back");
 }
 
 static void on_settled(struct sim *s, const struct mailbox_effect *e) {
@@ -179,7 +169,7 @@ static void on_settled(struct sim *s, const struct mailbox_effect *e) {
     enum settle_result result = e->settled.results[0];
     if (u && u->id != a->subscription)
         u = NULL;
-    CHECKF(s, a->pending, "answered twice");
+    cr_assert(a->pending, "answered twice");
     a->pending = false;
     for (uint64_t o = a->item.first_offset; o < a->item.first_offset + a->item.count; o++) {
         if (u && o >= u->start)
@@ -289,7 +279,7 @@ static struct encoder bytes_of(const struct mailbox *m) {
 
 static void assert_equal(struct sim *s, const struct mailbox *x, const struct mailbox *y, const char *what) {
     struct encoder a = bytes_of(x), b = bytes_of(y);
-    CHECKF(s, a.size == b.size && memcmp(a.data, b.data, a.size) == 0, "%s: checkpoints differ", what);
+    cr_assert(a.size == b.size && memcmp(a.data, b.data, a.size) == 0, "%s: checkpoints differ", what);
     encoder_free(&a);
     encoder_free(&b);
 }
@@ -660,7 +650,7 @@ static void drain(struct sim *s) {
         if (round % 50 == 0 && all_settled(s))
             return;
     }
-    CHECKF(s, false, "still not settled");
+    cr_assert(false, "still not settled");
 }
 
 static void sim_close(struct sim *s) {
