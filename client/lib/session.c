@@ -309,7 +309,8 @@ void session_end(mr_client *c) {
     for (int i = 0; i < 2; i++) {
         if (!both[i])
             continue;
-        if (both[i]->state == SESSION_OPEN) {
+        /* one that is ending already could take longer than the client waits for it */
+        if (both[i]->state == SESSION_OPEN && link_is_open(both[i]->link)) {
             link_attach(both[i]->link, &no_handlers, NULL);
             link_close(both[i]->link, ERR_OK, "bye");
         } else {
