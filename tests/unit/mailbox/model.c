@@ -22,6 +22,28 @@ static struct model_subscription *subscription_add(struct model *m, const char *
     return s;
 }
 
+void model_settings(struct mailbox_settings *s, uint64_t seed) {
+    settings_default(s);
+    s->dispatch = (enum dispatch)(seed % 4);
+    s->ack_timeout = 5 * USEC_S;
+    if (seed / 4 % 2)
+        s->max_deliveries = 3;
+    if (seed / 8 % 2)
+        strcpy(s->dead_letter, "dlq");
+    if (seed / 16 % 4 == 1)
+        s->max_messages = 100;
+    if (seed / 16 % 4 == 2) {
+        s->max_messages = 100;
+        s->overflow = OVERFLOW_DROP_OLDEST;
+    }
+    if (seed / 64 % 3 == 1)
+        s->ttl = 4 * USEC_S;
+    if (seed / 64 % 3 == 2)
+        s->retain_time = 3 * USEC_S;
+    if (seed / 128 % 3 == 2)
+        s->retain_bytes = 5000;
+}
+
 struct model *model_new(const struct mailbox_settings *settings) {
     struct model *m = xcalloc(1, sizeof *m);
     m->settings = *settings;

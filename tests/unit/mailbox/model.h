@@ -65,6 +65,8 @@ struct model {
     uint64_t next_offset;
 };
 
+/* Every kind of mailbox, by seed. */
+void model_settings(struct mailbox_settings *s, uint64_t seed);
 struct model *model_new(const struct mailbox_settings *settings);
 void model_free(struct model *m);
 struct model_subscription *model_find(struct model *m, const char *name); /* NULL: none, or gone */

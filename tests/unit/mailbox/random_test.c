@@ -29,7 +29,8 @@ enum {
     REQUESTS_MAX = 65536,
     BATCHES_OPEN_MAX = 4,
     STEPS = 1500,
-    DRAIN_STEPS = 20000
+    DRAIN_STEPS = 20000,
+    NONSENSE = 9 /* link of requests that nobody sensible makes */
 };
 
 struct held {
@@ -163,6 +164,8 @@ static void check_answer(struct sim *s, const struct asked *a, const struct mode
 }
 
 static void on_settled(struct sim *s, const struct mailbox_effect *e) {
+    if (e->settled.origin.link == NONSENSE)
+        return;
     struct asked *a = &s->asked[e->settled.origin.request];
     struct client *c = &s->clients[a->client];
     struct model_subscription *u = model_find(s->model, c->subscription);
@@ -448,6 +451,20 @@ static void settle(struct sim *s, struct client *c, enum settle_kind kind) {
     take(s);
 }
 
+/* Made-up tokens, counts past any end, unknown kinds. */
+static void nonsense(struct sim *s, const struct client *c) {
+    struct mailbox_settlement item = {.kind = (enum settle_kind)rng_below(&s->rng, 7)};
+    item.first_offset =
+        rng_below(&s->rng, 10) ? rng_below(&s->rng, s->model->next_offset + 10) : rng_next(&s->rng);
+    item.count = rng_below(&s->rng, 3) ? (uint32_t)rng_below(&s->rng, 30) : (uint32_t)rng_next(&s->rng);
+    item.epoch = s->epoch + rng_below(&s->rng, 2);
+    item.delivery_number = (uint32_t)rng_below(&s->rng, 4);
+    item.delay = (usec_t)rng_next(&s->rng);
+    mailbox_settle(lead(s), (struct mailbox_origin){NONSENSE, 0}, &c->id, c->subscription, &item, 1, s->now,
+                   stamp(s), &s->fx);
+    take(s);
+}
+
 static void detach(struct sim *s, struct client *c) {
     if (!c->attached)
         return;
@@ -564,8 +581,10 @@ static void step(struct sim *s) {
         attach(s, c);
     else if (n < 920)
         detach(s, c);
-    else if (n < 940)
+    else if (n < 930)
         answer_letter(s);
+    else if (n < 940)
+        nonsense(s, c);
     else if (n < 970)
         present(s, 1 + rng_below(&s->rng, GATEWAYS));
     else if (n < 985) {
@@ -578,33 +597,11 @@ static void step(struct sim *s) {
 
 /* ---- a run ---- */
 
-static void settings_of(struct sim *s, uint64_t seed) {
-    settings_default(&s->settings);
-    s->settings.dispatch = (enum dispatch)(seed % 4);
-    s->settings.ack_timeout = 5 * USEC_S;
-    if (seed / 4 % 2)
-        s->settings.max_deliveries = 3;
-    if (seed / 8 % 2)
-        strcpy(s->settings.dead_letter, "dlq");
-    if (seed / 16 % 4 == 1)
-        s->settings.max_messages = 100;
-    if (seed / 16 % 4 == 2) {
-        s->settings.max_messages = 100;
-        s->settings.overflow = OVERFLOW_DROP_OLDEST;
-    }
-    if (seed / 64 % 3 == 1)
-        s->settings.ttl = 4 * USEC_S;
-    if (seed / 64 % 3 == 2)
-        s->settings.retain_time = 3 * USEC_S;
-    if (seed / 128 % 3 == 2)
-        s->settings.retain_bytes = 5000;
-}
-
 static struct sim *sim_open(uint64_t seed) {
     static const char *const subscriptions[] = {"default", "default", "default", "audit", "audit", "extra"};
     struct sim *s = xcalloc(1, sizeof *s);
     s->rng = (struct rng){seed};
-    settings_of(s, seed);
+    model_settings(&s->settings, seed);
     s->model = model_new(&s->settings);
     s->now = 1000000;
     s->target_stored = xcalloc(1, 1000000);
