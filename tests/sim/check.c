@@ -439,7 +439,7 @@ static bool drained(struct sim *s, const struct box *b, uint64_t partition, char
         int k = clients_subscription(b, t.name);
         if (k >= 0)
             l->starts[k] = l->next_offset - t.published;
-        if (!b->letters && t.ready + t.leased + t.delayed + t.dying) {
+        if (t.ready + t.leased + t.delayed + t.dying) {
             snprintf(why, size, "p%d %s: ready %llu leased %llu delayed %llu dying %llu%s%s", (int)partition,
                      t.name, (unsigned long long)t.ready, (unsigned long long)t.leased,
                      (unsigned long long)t.delayed, (unsigned long long)t.dying, t.reason[0] ? ", " : "",
@@ -460,6 +460,27 @@ bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size) {
         }
     }
     return true;
+}
+
+/* What the sources counted as dead letters is stored in box0, each once. */
+void checker_letters(struct sim *s) {
+    uint64_t dead = 0, stored = 0;
+    struct subscription_stats t;
+    if (!s->clients->letters)
+        return;
+    for (int i = 0; i < s->clients->boxes_count; i++) {
+        struct box *b = &s->clients->boxes[i];
+        for (uint32_t k = 0; k < b->settings.partitions; k++) {
+            uint64_t partition = (uint64_t)b->first_partition + k;
+            struct partition *p = led(s, partition);
+            stored += log_of(s, partition)->letters_count;
+            for (size_t n = 0; mailbox_subscription_stats(p->mailbox, n, &t); n++)
+                dead += b->settings.dead_letter[0] ? t.dead : 0;
+        }
+    }
+    if (dead != stored)
+        sim_violation(s, "conserved", "%llu dead letters were sent, %llu are stored", (unsigned long long)dead,
+                      (unsigned long long)stored);
 }
 
 uint64_t checker_next_offset(struct sim *s, uint64_t partition) {

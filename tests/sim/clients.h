@@ -99,7 +99,7 @@ struct clients {
     struct consumer consumers[SIM_CONSUMERS_MAX];
     int consumers_count;
     uint64_t next_request;
-    bool made;
+    bool letters; /* box0 takes the others' dead letters */
 };
 
 struct box *clients_box_of(struct sim *s, uint64_t partition);

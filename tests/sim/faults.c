@@ -58,6 +58,7 @@ void faults_draw(struct sim *s) {
     maybe(s, FAULT_disk_full, 1000, 4 * USEC_S, 20 * USEC_S);
     maybe(s, FAULT_bit_flip, 1500, 2 * USEC_S, 10 * USEC_S);
     maybe(s, FAULT_wipe, 1500, 5 * USEC_S, 20 * USEC_S);
+    maybe(s, FAULT_drain, 2000, 3 * USEC_S, 20 * USEC_S);
     if (w->mean[FAULT_bit_flip] || w->mean[FAULT_wipe])
         w->victim = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
 }
@@ -221,6 +222,33 @@ static void do_wipe(struct sim *s) {
     }
 }
 
+static void set_node_state(struct sim *s, int node, enum node_state state) {
+    struct process *p = sim_leading_controller(s);
+    struct command command = {.type = COMMAND_NODE_STATE, .node_state = {.state = state}};
+    if (!p)
+        return;
+    strcpy(command.node_state.name, s->nodes[node].name);
+    controller_request(p, &command);
+}
+
+/* Again and again, until it is so: nobody may lead just now. */
+static void on_resume(struct sim *s, struct event *e) {
+    struct process *p = sim_leading_controller(s);
+    const struct metadata_node *n =
+        p ? metadata_node_named(controller_metadata(p), s->nodes[e->a].name) : NULL;
+    if (n && n->state == NODE_ALIVE)
+        return;
+    set_node_state(s, (int)e->a, NODE_ALIVE);
+    sim_at(s, s->now + 200 * USEC_MS, on_resume)->a = e->a;
+}
+
+static void do_drain(struct sim *s) {
+    int node = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+    sim_trace(s, "%s is drained", s->nodes[node].name);
+    set_node_state(s, node, NODE_DRAINING);
+    sim_at(s, s->now + sim_between(dice(s), USEC_S, 8 * USEC_S), on_resume)->a = (uint64_t)node;
+}
+
 static void do_consumer_death(struct sim *s) {
     clients_kill_consumer(s);
 }
@@ -243,6 +271,7 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
     [FAULT_wipe] = do_wipe,
     [FAULT_clock_jump] = do_clock_jump,
     [FAULT_consumer_death] = do_consumer_death,
+    [FAULT_drain] = do_drain,
 };
 
 /* Counted where they happen. */

@@ -139,6 +139,7 @@ void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
     run_until(s, s->now + 2 * USEC_S);
     s->stopping = true;
     drain(s);
+    checker_letters(s);
     s->result.simulated = s->now;
     sim_trace(s, "at rest, trace %016llx", (unsigned long long)s->result.trace);
     tear_down(s);

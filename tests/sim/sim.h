@@ -512,6 +512,7 @@ void checker_got(struct sim *s, uint64_t partition, int subscription, int consum
 void checker_settle_result(struct sim *s, uint64_t partition, int subscription, int consumer, uint64_t offset,
                            const struct mailbox_settlement *item, enum settle_result result);
 bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size);
+void checker_letters(struct sim *s);
 uint64_t checker_next_offset(struct sim *s, uint64_t partition);
 
 /* ---- faults.c ---- */
