@@ -523,6 +523,8 @@ void control_on_report(struct control *c, const struct control_report *r, usec_t
         break;
     case CONTROL_DAMAGED:
         damaged_set(w, r->from, true);
+        if (now_leads && !metadata_quarantined(p)) /* it has stopped, and says nothing else while damaged */
+            on_cannot(c, w, r->epoch, now, fx);
         break;
     case CONTROL_MENDED:
         w->mended |= replica_set_has(&w->damaged, r->from);
