@@ -479,8 +479,8 @@ void checker_letters(struct sim *s) {
         }
     }
     if (dead != stored)
-        sim_violation(s, "conserved", "%llu dead letters were sent, %llu are stored", (unsigned long long)dead,
-                      (unsigned long long)stored);
+        sim_violation(s, "conserved", "%llu dead letters were sent, %llu are stored",
+                      (unsigned long long)dead, (unsigned long long)stored);
 }
 
 uint64_t checker_next_offset(struct sim *s, uint64_t partition) {

@@ -703,6 +703,8 @@ static void draw_box(struct sim *s, int i, int *next) {
     b->exact = true;
     b->subscriptions_count = sim_chance(&s->work, 3000) ? 2 : 1;
     draw_policy(s, b, i);
+    if (b->settings.max_deliveries) /* lost on the way counts too: some die unseen */
+        b->exact = false;
     b->first_partition = *next;
     *next += (int)b->settings.partitions;
     for (int k = 0; k < b->subscriptions_count; k++)

@@ -369,6 +369,8 @@ void process_start(struct process *p) {
     p->turn_due = false;
     p->timer_at = USEC_NEVER;
     memset(p->ends, 0, sizeof p->ends);
+    if (p->disk) /* an error does not outlive its process */
+        sim_disk_settle_failure(p->disk);
     if (p->kind != PROCESS_GATEWAY &&
         !process_open_journal(p, p->kind == PROCESS_SHARD ? ENTRY_BATCH : UINT8_MAX)) {
         p->up = false;
