@@ -191,6 +191,7 @@ Test(commands, an_interrupted_consumer_gives_back_what_it_did_not_print, .init =
     SAYS(c, 0, "mailroom mailbox create a && mailroom publish a --count 10 x");
     pid_t pid = say_begin(c, "exec mailroom consume a --no-ack --credit 10");
     cluster_wait(c, "the consumer to hold all", ten_leased, NULL);
+    said_members("partitions.0.subscriptions.0.consumers.0", "id client credit leased delivered");
     kill(pid, SIGINT);
     cr_assert_eq(say_end(c, pid), 0);
     cr_assert_eq(counted(c, "a", "ready"), 10, "given back when it ended");
@@ -205,6 +206,17 @@ Test(commands, a_closed_pipe_gives_back_what_was_not_read, .init = begin, .fini 
     cr_assert(acked >= 3 && acked <= 5, "%lld acked, a pipe's reader took 3", (long long)acked);
     cr_assert_eq(counted(c, "a", "leased"), 0);
     expect_all_first_attempts((int)(10 - acked));
+}
+
+Test(commands, bench_prints_one_object, .init = begin, .fini = end) {
+    SAYS(c, 0, "mailroom --json bench both b --count 1000 --size 64 --verify --partitions 2");
+    said_members("", "published receipted failed delivered lost duplicates seconds msgs_per_s mb_per_s "
+                     "p50_us p99_us p999_us max_us");
+    cr_assert_eq(said_number("delivered"), 1000);
+    cr_assert_eq(said_number("lost") + said_number("duplicates"), 0);
+    SAYS(c, 0, "mailroom --json bench publish b --count 100 --size 64 --window 1 --rate 1000");
+    SAYS(c, 0, "mailroom --json bench consume b --count 100");
+    SAYS(c, 2, "mailroom bench sideways b");
 }
 
 Test(commands, servers_and_timeouts, .init = begin, .fini = end) {

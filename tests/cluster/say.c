@@ -14,6 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { SAY_SLOW_MS = 2000 }; /* then the time is reported */
+
 static char line[8192];
 static char *output, *errors;
 static json_t *value;
@@ -94,7 +96,10 @@ int say(struct cluster *c, const char *format, ...) {
     va_start(list, format);
     vsnprintf(line, sizeof line, format, list);
     va_end(list);
+    int64_t start = clock_ms();
     int code = say_end(c, begin(c, true));
+    if (clock_ms() - start > SAY_SLOW_MS)
+        fprintf(stderr, "%lld ms: %s\n", (long long)(clock_ms() - start), line);
     free(output);
     free(errors);
     json_decref(value);
