@@ -459,7 +459,8 @@ static void nonsense(struct sim *s, const struct client *c) {
     item.count = rng_below(&s->rng, 3) ? (uint32_t)rng_below(&s->rng, 30) : (uint32_t)rng_next(&s->rng);
     item.epoch = s->epoch + rng_below(&s->rng, 2);
     item.delivery_number = (uint32_t)rng_below(&s->rng, 4);
-    item.delay = (usec_t)rng_next(&s->rng);
+    item.delay =
+        item.kind == SETTLE_EXTEND ? (usec_t)rng_next(&s->rng) : (usec_t)rng_below(&s->rng, 2000000) - 500000;
     mailbox_settle(lead(s), (struct mailbox_origin){NONSENSE, 0}, &c->id, c->subscription, &item, 1, s->now,
                    stamp(s), &s->fx);
     take(s);
