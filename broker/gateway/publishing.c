@@ -14,7 +14,7 @@
 #include "proto/batch.h"
 
 /* Where the batch's fixed header has them (proto/batch.h). */
-enum { BATCH_SIZE_AT = 24, BATCH_MAGIC_AT = 32 };
+enum { BATCH_SIZE_AT = 24, BATCH_MAGIC_AT = 32, BATCH_FLAGS_AT = 35 };
 
 static void refuse(struct session *s, uint64_t request, enum err code, const char *text, uint64_t last) {
     struct answer *a = session_answer(s, request);
@@ -53,6 +53,9 @@ void on_publish(void *ctx, struct link *link, const void *header, struct body *b
     const Mr__Publish *m = header;
     enum err code = ERR_INVALID;
     const char *wrong = wrong_with(body);
+    /* such a producer is never forgotten: only shards may make one */
+    if (!wrong && body->data[BATCH_FLAGS_AT] & BATCH_FLAG_DEAD_LETTER)
+        wrong = "a client's batch with the flag of dead letters";
     if (!wrong && body->size > g->batch_bytes_max) {
         code = ERR_TOO_LARGE;
         wrong = "batch larger than the gateway takes";
