@@ -53,7 +53,7 @@ struct sequences { /* of one producer in one partition: offset by sequence, plus
 struct epoch_leader {
     uint64_t epoch;
     int process;
-    uint64_t incarnation;
+    bool taken;
 };
 
 struct letter {
@@ -247,23 +247,45 @@ void __wrap_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t n
 
 /* ---- one leader ---- */
 
-void checker_leading(struct process *p, uint64_t partition, uint64_t epoch) {
-    struct log *l = log_of(p->sim, partition);
+static struct epoch_leader *leader_of(struct log *l, uint64_t epoch) {
     for (size_t i = 0; i < l->leaders_count; i++)
         if (l->leaders[i].epoch == epoch)
-            sim_violation(p->sim, "one leader", "p%d epoch %llu is led by %s and by %s%s", (int)partition,
-                          (unsigned long long)epoch, p->sim->processes[l->leaders[i].process].name, p->name,
-                          l->leaders[i].process == p->id ? " again" : "");
-    xgrow(&l->leaders, &l->leaders_capacity, l->leaders_count + 1, sizeof *l->leaders);
-    l->leaders[l->leaders_count++] = (struct epoch_leader){epoch, p->id, p->incarnation};
+            return &l->leaders[i];
+    return NULL;
+}
+
+/* An epoch is taken once its record is synced; before, nothing of it is seen by
+ * anybody, and a process that dies then may begin it anew. */
+void checker_leading(struct process *p, uint64_t partition, uint64_t epoch) {
+    struct log *l = log_of(p->sim, partition);
+    struct epoch_leader *e = leader_of(l, epoch);
+    if (e && (e->taken || e->process != p->id))
+        sim_violation(p->sim, "one leader", "p%d epoch %llu is led by %s and by %s%s", (int)partition,
+                      (unsigned long long)epoch, p->sim->processes[e->process].name, p->name,
+                      e->process == p->id ? " again" : "");
+    if (!e) {
+        xgrow(&l->leaders, &l->leaders_capacity, l->leaders_count + 1, sizeof *l->leaders);
+        e = &l->leaders[l->leaders_count++];
+    }
+    *e = (struct epoch_leader){epoch, p->id, false};
     sim_count(p->sim, RARE_leader_changes);
     sim_trace(p->sim, "%s p%d leads epoch %llu", p->name, (int)partition, (unsigned long long)epoch);
+}
+
+/* Something of the epoch leaves its leader. */
+void checker_sends(struct process *p, uint64_t partition, uint64_t epoch) {
+    struct epoch_leader *e = leader_of(log_of(p->sim, partition), epoch);
+    if (!e || e->process != p->id)
+        sim_violation(p->sim, "one leader", "p%d: %s sends entries of epoch %llu, which it does not lead",
+                      (int)partition, p->name, (unsigned long long)epoch);
+    e->taken = true;
 }
 
 void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint64_t applied) {
     struct log *l = log_of(p->sim, partition);
     sim_trace(p->sim, "%s p%d active in epoch %llu at index %llu", p->name, (int)partition,
               (unsigned long long)epoch, (unsigned long long)applied);
+    checker_sends(p, partition, epoch);
     if (applied < l->applied)
         sim_violation(p->sim, "durable", "p%d: %s leads epoch %llu with %llu applied, committed is %llu",
                       (int)partition, p->name, (unsigned long long)epoch, (unsigned long long)applied,

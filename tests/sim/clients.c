@@ -103,7 +103,7 @@ static uint64_t partition_of(struct sim *s, const struct publisher *p, int lane)
     return (uint64_t)box(s, p->box)->first_partition + (uint64_t)lane;
 }
 
-static void new_producer(struct sim *s, struct publisher *p, int lane) {
+void publisher_new_producer(struct sim *s, struct publisher *p, int lane) {
     for (size_t i = 0; i < sizeof p->producers[lane].bytes; i++)
         p->producers[lane].bytes[i] = (uint8_t)rng_next(&s->work);
     p->lanes[lane].generation++;
@@ -191,11 +191,11 @@ static void abandon_sometimes(struct sim *s, struct publisher *p, int lane) {
     forget_batch(l, l->count - 1);
 }
 
-static void on_publish_tick(struct sim *s, struct event *e) {
+void publisher_tick(struct sim *s, struct event *e) {
     struct publisher *p = &s->clients->publishers[e->a];
     struct box *b = box(s, p->box);
     struct event *again =
-        sim_at(s, s->now + sim_between(&s->work, p->interval / 2, p->interval), on_publish_tick);
+        sim_at(s, s->now + sim_between(&s->work, p->interval / 2, p->interval), publisher_tick);
     again->a = e->a;
     if (!s->processes[p->gateway].up)
         move(s, &p->gateway);
@@ -231,7 +231,7 @@ static void resend_from(struct lane *l, uint64_t sequence) {
 static void start_over(struct sim *s, struct publisher *p, int lane) {
     while (p->lanes[lane].count)
         forget_batch(&p->lanes[lane], 0);
-    new_producer(s, p, lane);
+    publisher_new_producer(s, p, lane);
 }
 
 static void on_refused(struct sim *s, struct publisher *p, int lane, uint64_t sequence,
@@ -456,9 +456,9 @@ static void leave_gateway(struct consumer *c) {
     memset(c->ready, 0, sizeof c->ready);
 }
 
-static void on_consume_tick(struct sim *s, struct event *e) {
+void consumer_tick(struct sim *s, struct event *e) {
     struct consumer *c = &s->clients->consumers[e->a];
-    struct event *again = sim_at(s, s->now + sim_between(&s->work, TICK_US / 2, TICK_US), on_consume_tick);
+    struct event *again = sim_at(s, s->now + sim_between(&s->work, TICK_US / 2, TICK_US), consumer_tick);
     again->a = e->a;
     if (!c->alive)
         return;
@@ -664,141 +664,6 @@ void gateway_link_down(struct process *p, int other) {
     for (int i = 0; i < 64; i++)
         if (p->gateway->forwards[i].used)
             forwarded(p, i, ERR_UNAVAILABLE);
-}
-
-/* ---- the seed's mailboxes and clients ---- */
-
-static const char *const subscription_names[] = {"default", "audit", "other"};
-
-/* Where the others' dead letters go, limits, expiry. */
-static void draw_policy(struct sim *s, struct box *b, int i) {
-    if (s->clients->letters && i == 0) {
-        b->letters = true;
-        b->subscriptions_count = 1;
-        b->settings.max_deliveries = 0;
-    } else if (s->clients->letters && sim_chance(&s->work, 7000)) {
-        strcpy(b->settings.dead_letter, "box0");
-        b->settings.max_deliveries = 1 + (uint32_t)rng_below(&s->work, 6);
-    } else if (sim_chance(&s->work, 1500)) {
-        b->settings.max_messages = 40 + rng_below(&s->work, 400);
-        b->settings.overflow = (enum overflow)rng_below(&s->work, 2);
-        b->exact = b->settings.overflow == OVERFLOW_REJECT;
-    } else if (sim_chance(&s->work, 1000)) {
-        b->settings.ttl = sim_between(&s->work, 200 * USEC_MS, 5 * USEC_S);
-        b->exact = false;
-    }
-}
-
-static void draw_box(struct sim *s, int i, int *next) {
-    struct box *b = box(s, i);
-    snprintf(b->name, sizeof b->name, "box%d", i);
-    settings_default(&b->settings);
-    b->settings.partitions = 1 + (uint32_t)rng_below(&s->work, 4);
-    b->settings.replicas = sim_chance(&s->work, 8000) ? 3 : sim_chance(&s->work, 5000) ? 5 : 1;
-    if (s->swarm.victim >= 0 && b->settings.replicas == 1)
-        b->settings.replicas = 3; /* its only disk may be the one that is harmed */
-    b->settings.dispatch = (enum dispatch)rng_below(&s->work, 4);
-    b->settings.ack_timeout = sim_between(&s->work, USEC_S, 6 * USEC_S);
-    b->settings.max_deliveries = sim_chance(&s->work, 3000) ? 20 : 0;
-    b->exact = true;
-    b->subscriptions_count = sim_chance(&s->work, 3000) ? 2 : 1;
-    draw_policy(s, b, i);
-    if (b->settings.max_deliveries) /* lost on the way counts too: some die unseen */
-        b->exact = false;
-    b->first_partition = *next;
-    *next += (int)b->settings.partitions;
-    for (int k = 0; k < b->subscriptions_count; k++)
-        strcpy(b->subscriptions[k], subscription_names[k]);
-}
-
-static void draw_publisher(struct sim *s, int i, int boxes) {
-    struct publisher *p = &s->clients->publishers[i];
-    p->index = i;
-    p->box = i < boxes ? i : (int)rng_below(&s->work, (uint64_t)boxes);
-    if (box(s, p->box)->letters)
-        p->box = 1;
-    p->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
-    p->interval = sim_between(&s->work, 4 * USEC_MS, 80 * USEC_MS);
-    for (uint32_t k = 0; k < box(s, p->box)->settings.partitions; k++)
-        new_producer(s, p, (int)k);
-}
-
-static void draw_consumer(struct sim *s, int i, int box_index, int subscription) {
-    struct consumer *c = &s->clients->consumers[i];
-    c->index = i;
-    c->box = box_index;
-    c->subscription = subscription;
-    c->alive = true;
-    c->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
-    c->credit = 1 + (uint32_t)rng_below(&s->work, 40);
-    c->think_max = sim_between(&s->work, USEC_MS, 40 * USEC_MS);
-    c->lazy = sim_chance(&s->work, 3000) ? 30 : 0;
-    for (size_t k = 0; k < sizeof c->id.bytes; k++)
-        c->id.bytes[k] = (uint8_t)rng_next(&s->work);
-}
-
-static int consumers_of(struct sim *s, const struct box *b) {
-    int n = 1 + (int)rng_below(&s->work, 2);
-    return b->settings.dispatch == DISPATCH_EXCLUSIVE ? 1 : n;
-}
-
-void clients_make(struct sim *s) {
-    struct clients *c = xcalloc(1, sizeof *c);
-    int next = 1;
-    s->clients = c;
-    c->boxes_count = 1 + (int)rng_below(&s->work, 4);
-    c->letters = c->boxes_count > 1 && sim_chance(&s->work, 4000);
-    for (int i = 0; i < c->boxes_count; i++)
-        draw_box(s, i, &next);
-    c->publishers_count = c->boxes_count + (int)rng_below(&s->work, 4);
-    for (int i = 0; i < c->publishers_count; i++)
-        draw_publisher(s, i, c->boxes_count);
-    for (int i = 0; i < c->boxes_count; i++)
-        for (int k = 0; k < box(s, i)->subscriptions_count; k++)
-            for (int n = consumers_of(s, box(s, i)); n > 0 && c->consumers_count < SIM_CONSUMERS_MAX; n--)
-                draw_consumer(s, c->consumers_count++, i, k);
-}
-
-static void create_subscriptions(struct process *p, struct box *b) {
-    for (int k = 1; k < b->subscriptions_count; k++) {
-        struct command command = {.type = COMMAND_SUBSCRIPTION_CREATE};
-        strcpy(command.subscription.mailbox, b->name);
-        strcpy(command.subscription.name, b->subscriptions[k]);
-        command.subscription.from = FROM_FIRST;
-        controller_request(p, &command);
-    }
-}
-
-/* One after the other, so that the partitions' ids are as drawn. */
-static void on_create(struct sim *s, struct event *e) {
-    struct process *p = sim_leading_controller(s);
-    (void)e;
-    sim_at(s, s->now + 50 * USEC_MS, on_create);
-    for (int i = 0; p && i < s->clients->boxes_count; i++) {
-        struct box *b = box(s, i);
-        const struct metadata_mailbox *there = metadata_mailbox_named(controller_metadata(p), b->name);
-        if (there) {
-            if (!b->created)
-                create_subscriptions(p, b);
-            CHECK(there->partitions[0] == (uint64_t)b->first_partition);
-            b->created |= there->subscriptions_count >= (uint32_t)b->subscriptions_count;
-            continue;
-        }
-        struct command command = {.type = COMMAND_MAILBOX_CREATE};
-        strcpy(command.mailbox_create.name, b->name);
-        command.mailbox_create.settings = b->settings;
-        controller_request(p, &command);
-        free(command.mailbox_create.placing);
-        return;
-    }
-}
-
-void clients_start(struct sim *s) {
-    sim_at(s, s->now, on_create);
-    for (int i = 0; i < s->clients->publishers_count; i++)
-        sim_at(s, s->now, on_publish_tick)->a = (uint64_t)i;
-    for (int i = 0; i < s->clients->consumers_count; i++)
-        sim_at(s, s->now, on_consume_tick)->a = (uint64_t)i;
 }
 
 bool clients_done(struct sim *s, char *why, size_t size) {

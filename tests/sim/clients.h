@@ -102,6 +102,9 @@ struct clients {
     bool letters; /* box0 takes the others' dead letters */
 };
 
+void publisher_new_producer(struct sim *s, struct publisher *p, int lane);
+void publisher_tick(struct sim *s, struct event *e);
+void consumer_tick(struct sim *s, struct event *e);
 struct box *clients_box_of(struct sim *s, uint64_t partition);
 struct consumer *clients_consumer(struct sim *s, const struct consumer_id *id);
 int clients_subscription(const struct box *b, const char *name);

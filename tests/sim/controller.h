@@ -68,6 +68,13 @@ void group_peer_up(struct controller *c, member_t m);
 void group_peer_down(struct controller *c, member_t m, bool gone);
 void group_free(struct controller *c);
 
+/* group_journal.c */
+void group_flush_turn(struct controller *c);
+void group_write_vote(struct controller *c, uint64_t epoch, member_t candidate);
+void group_checkpoint(struct controller *c);
+void group_reclaim(struct controller *c);
+void group_fetch(struct controller *c, uint64_t from, uint64_t to, member_t reader);
+
 /* controller.c: other controllers, shards, forming */
 int peers_member(struct controller *c, member_t m);
 void peers_refresh(struct controller *c);

@@ -211,6 +211,7 @@ static void on_send(struct hosted *h, const struct replica_effect *e) {
     case REPLICA_SEND_APPEND:
         m.type = M_APPEND;
         m.append = e->append;
+        checker_sends(h->process, h->id, m.append.epoch);
         send_to_member(h, m.append.to, &m);
         break;
     case REPLICA_SEND_APPENDED:

@@ -502,6 +502,7 @@ void checker_state(struct process *p, uint64_t partition, uint64_t index, struct
 void checker_write(struct process *p, uint64_t partition, const struct entry *e);
 void checker_apply(struct process *p, uint64_t partition, const struct entry *e);
 void checker_leading(struct process *p, uint64_t partition, uint64_t epoch);
+void checker_sends(struct process *p, uint64_t partition, uint64_t epoch);
 void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint64_t applied);
 void checker_deliver(struct process *p, uint64_t partition, const struct mailbox_effect *e);
 void checker_turn(struct process *p, struct partition *partition);
