@@ -43,9 +43,9 @@ struct mem_disk {
     struct change *changes;
     size_t changes_count, changes_capacity;
     uint64_t limit;
-    int fail_after;
+    _Atomic int fail_after; /* set by the test while the journal's thread writes */
     int open;
-    bool failing;
+    _Atomic bool failing;
     bool locked;
 };
 
@@ -367,8 +367,8 @@ void mem_disk_limit(struct mem_disk *m, uint64_t bytes) {
 }
 
 void mem_disk_fail_after(struct mem_disk *m, int n) {
-    m->fail_after = n;
     m->failing = false;
+    m->fail_after = n;
 }
 
 void mem_disk_put(struct mem_disk *m, const char *name, const void *data, size_t size) {
