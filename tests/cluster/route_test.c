@@ -122,7 +122,7 @@ Test(route, least_loaded_sends_less_to_a_slow_node) {
     fprintf(stderr, "least-loaded: %llu a partition on the slow node, %llu on the others\n",
             (unsigned long long)(slow_share / slow_partitions),
             (unsigned long long)(fast_share / fast_partitions));
-    cr_assert_lt(slow_share / slow_partitions * 4, fast_share / fast_partitions * 3);
+    cr_assert_lt(slow_share / slow_partitions * 2, fast_share / fast_partitions);
     cr_assert_eq(conserved(client, "ll", "default").published, MESSAGES);
     mr_client_close(client, CLUSTER_WAIT_MS, NULL);
     cluster_end(c);
