@@ -68,7 +68,7 @@ struct log {
     struct origin *offsets;
     size_t offsets_capacity;
     uint64_t next_offset;
-    struct sequences sequences[SIM_PUBLISHERS_MAX][GENERATIONS_MAX];
+    struct sequences *sequences; /* [SIM_PUBLISHERS_MAX][GENERATIONS_MAX], once there is one */
     struct history *histories[SIM_SUBSCRIPTIONS_MAX];
     size_t histories_capacity[SIM_SUBSCRIPTIONS_MAX];
     struct epoch_leader *leaders;
@@ -81,11 +81,11 @@ struct log {
 
 struct checker {
     struct sim *sim;
-    struct log logs[SIM_PARTITIONS_MAX + 1];
+    struct log *logs; /* by partition's id */
 };
 
 static struct log *log_of(struct sim *s, uint64_t partition) {
-    CHECK(partition <= SIM_PARTITIONS_MAX);
+    CHECK(partition <= s->partitions_max);
     return &s->checker->logs[partition];
 }
 
@@ -97,6 +97,12 @@ static void *at_least(void *items_pointer, size_t *capacity, uint64_t index, siz
         memset((char *)*items + before * each, 0, (*capacity - before) * each);
     }
     return (char *)*items + index * each;
+}
+
+static struct sequences *sequences_of(struct log *l, unsigned publisher, unsigned generation) {
+    if (!l->sequences)
+        l->sequences = xcalloc((size_t)SIM_PUBLISHERS_MAX * GENERATIONS_MAX, sizeof *l->sequences);
+    return &l->sequences[publisher * GENERATIONS_MAX + generation];
 }
 
 static struct slot *slot_of(struct log *l, uint64_t index) {
@@ -146,7 +152,7 @@ static void commit_letter(struct sim *s, struct log *l, const struct batch_heade
 static void commit_sequence(struct sim *s, struct log *l, uint64_t partition, const struct batch_header *h,
                             const struct stamp *stamp) {
     CHECK(stamp->publisher < SIM_PUBLISHERS_MAX && stamp->generation < GENERATIONS_MAX);
-    struct sequences *q = &l->sequences[stamp->publisher][stamp->generation];
+    struct sequences *q = sequences_of(l, stamp->publisher, stamp->generation);
     uint64_t *base = at_least(&q->base, &q->capacity, h->sequence, sizeof *q->base);
     if (*base)
         sim_violation(s, "once", "p%d: publisher %u sequence %llu is stored at offsets %llu and %llu",
@@ -345,7 +351,7 @@ void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned 
                      uint64_t base_offset) {
     struct log *l = log_of(s, partition);
     CHECK(generation < GENERATIONS_MAX);
-    struct sequences *q = &l->sequences[publisher][generation];
+    struct sequences *q = sequences_of(l, (unsigned)publisher, generation);
     uint64_t base = sequence < q->capacity ? q->base[sequence] : 0;
     if (!base)
         sim_violation(s, "durable",
@@ -514,17 +520,18 @@ uint64_t checker_next_offset(struct sim *s, uint64_t partition) {
 struct checker *checker_new(struct sim *s) {
     struct checker *c = xcalloc(1, sizeof *c);
     c->sim = s;
+    c->logs = xcalloc(s->partitions_max + 1, sizeof *c->logs);
     return c;
 }
 
 void checker_free(struct checker *c) {
-    for (int i = 0; i <= SIM_PARTITIONS_MAX; i++) {
+    for (uint64_t i = 0; i <= c->sim->partitions_max; i++) {
         struct log *l = &c->logs[i];
         for (size_t k = 0; k < l->slots_capacity; k++)
             free(l->slots[k].written);
-        for (int a = 0; a < SIM_PUBLISHERS_MAX; a++)
-            for (int b = 0; b < GENERATIONS_MAX; b++)
-                free(l->sequences[a][b].base);
+        for (int k = 0; l->sequences && k < SIM_PUBLISHERS_MAX * GENERATIONS_MAX; k++)
+            free(l->sequences[k].base);
+        free(l->sequences);
         for (int k = 0; k < SIM_SUBSCRIPTIONS_MAX; k++)
             free(l->histories[k]);
         free(l->slots);
@@ -532,5 +539,6 @@ void checker_free(struct checker *c) {
         free(l->leaders);
         free(l->letters);
     }
+    free(c->logs);
     free(c);
 }

@@ -161,20 +161,27 @@ static bool concerns(struct controller *c, member_t m, const struct metadata_par
 /* At the end of the turn, once. */
 void shards_record(struct controller *c, member_t to, uint64_t partition) {
     int at = shard_of(c, to);
-    if (at < 0 || c->due[at][partition])
+    if (at < 0)
         return;
-    c->due[at][partition] = message_new(M_RECORD, partition);
+    struct due *d = &c->due[at];
+    xgrow(&d->partitions, &d->capacity, d->count + 1, sizeof *d->partitions);
+    d->partitions[d->count++] = partition;
+}
+
+static int by_id(const void *a, const void *b) {
+    const uint64_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
 }
 
 static void send_due(struct controller *c) {
-    for (int i = 0; i < SIM_PROCESSES_MAX; i++) {
-        for (int k = 0; k <= SIM_PARTITIONS_MAX; k++) {
-            if (!c->due[i][k])
-                continue;
-            message_free(c->due[i][k]);
-            c->due[i][k] = NULL;
-            network_send(c->process, i, record_of(c, (uint64_t)k));
-        }
+    for (int i = 0; i < sim_of(c)->processes_count; i++) {
+        struct due *d = &c->due[i];
+        if (d->count)
+            qsort(d->partitions, d->count, sizeof *d->partitions, by_id);
+        for (size_t k = 0; k < d->count; k++)
+            if (k == 0 || d->partitions[k] != d->partitions[k - 1])
+                network_send(c->process, i, record_of(c, d->partitions[k]));
+        d->count = 0;
     }
 }
 
@@ -315,21 +322,22 @@ static bool all_empty(struct controller *c) {
 }
 
 static void propose_form(struct controller *c) {
-    struct node_info nodes[SIM_NODES_MAX];
     struct command form = {.type = COMMAND_FORM};
-    if (c->formed_proposed || !own_node(c, &nodes[c->process->node]))
+    struct node_info own;
+    if (c->formed_proposed || !own_node(c, &own))
         return;
-    for (int i = 0; i < sim_of(c)->nodes_count; i++) {
+    for (int i = 0; i < sim_of(c)->nodes_count; i++)
         if (i != c->process->node && !c->introductions[i].known)
             return;
-        if (i != c->process->node)
-            nodes[i] = c->introductions[i].node;
-    }
+    struct node_info *nodes = xcalloc((size_t)sim_of(c)->nodes_count, sizeof *nodes);
+    for (int i = 0; i < sim_of(c)->nodes_count; i++)
+        nodes[i] = i == c->process->node ? own : c->introductions[i].node;
     strcpy(form.form.cluster, "sim");
     form.form.cluster_id = rng_next(&sim_of(c)->rng) | 1;
     form.form.count = (uint32_t)sim_of(c)->nodes_count;
     form.form.nodes = nodes;
     propose(c, &form);
+    free(nodes);
 }
 
 void forming_check(struct controller *c) {
@@ -501,6 +509,9 @@ void controller_start(struct process *p) {
     struct controller *c = xcalloc(1, sizeof *c);
     p->controller = c;
     c->process = p;
+    c->introductions = xcalloc((size_t)p->sim->nodes_count, sizeof *c->introductions);
+    c->shards_known = xcalloc((size_t)p->sim->processes_count, sizeof *c->shards_known);
+    c->due = xcalloc((size_t)p->sim->processes_count, sizeof *c->due);
     group_open(c);
     c->heartbeat_at = c->tick_at = process_now(p);
     peers_refresh(c);
@@ -509,10 +520,11 @@ void controller_start(struct process *p) {
 
 void controller_free(struct process *p) {
     struct controller *c = p->controller;
-    for (int i = 0; i < SIM_PROCESSES_MAX; i++)
-        for (int k = 0; k <= SIM_PARTITIONS_MAX; k++)
-            if (c->due[i][k])
-                message_free(c->due[i][k]);
+    for (int i = 0; i < p->sim->processes_count; i++)
+        free(c->due[i].partitions);
+    free(c->due);
+    free(c->shards_known);
+    free(c->introductions);
     group_free(c);
     free(c);
     p->controller = NULL;

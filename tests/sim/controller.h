@@ -24,6 +24,18 @@ struct group_flush {
     struct group_flush *next;
 };
 
+struct introduction {
+    bool known;
+    struct node_info node;
+    bool empty;
+    uint64_t cluster_id;
+};
+
+struct due { /* partitions, some named more than once */
+    uint64_t *partitions;
+    size_t count, capacity;
+};
+
 struct controller {
     struct process *process;
     struct rng rng;
@@ -43,15 +55,10 @@ struct controller {
     uint64_t flushed_mark, checkpoint_base, checkpoint_pending;
     struct group_flush *flushes, *flushes_last;
     struct control_proposal *proposals, *proposals_last;
-    struct {
-        bool known;
-        struct node_info node;
-        bool empty;
-        uint64_t cluster_id;
-    } introductions[SIM_NODES_MAX];
+    struct introduction *introductions; /* by node */
     usec_t heartbeat_at, tick_at;
-    member_t shards_known[SIM_PROCESSES_MAX]; /* links to shards that have been taken up */
-    struct message *due[SIM_PROCESSES_MAX][SIM_PARTITIONS_MAX + 1]; /* this turn's records */
+    member_t *shards_known; /* by process: links to shards that have been taken up */
+    struct due *due;        /* by process: this turn's records */
 };
 
 /* group.c */

@@ -27,7 +27,7 @@ struct held_message {
 };
 
 static struct pair *pair_of(struct sim *s, int a, int b) {
-    return a < b ? &s->pairs[a][b] : &s->pairs[b][a];
+    return a < b ? &s->pairs[b][a] : &s->pairs[a][b];
 }
 
 static bool is_cut(const struct sim *s, int from, int to) {
@@ -201,7 +201,7 @@ void network_process_down(struct process *p, bool host_gone) {
         down_later(other, p->id, instance, s->now + knows);
         dial_later(s, pair, knows + (usec_t)rng_below(&s->rng, DIAL_MIN_US));
     }
-    memset(p->ends, 0, sizeof p->ends);
+    memset(p->ends, 0, (size_t)s->processes_count * sizeof *p->ends);
 }
 
 /* ---- messages ---- */
@@ -326,8 +326,9 @@ static void each_pair(struct sim *s, int node_a, int node_b, void (*each)(struct
     for (int a = 0; a < s->processes_count; a++) {
         for (int b = a + 1; b < s->processes_count; b++) {
             int na = s->processes[a].node, nb = s->processes[b].node;
-            if (s->pairs[a][b].wanted && ((na == node_a && nb == node_b) || (na == node_b && nb == node_a)))
-                each(s, &s->pairs[a][b]);
+            if (pair_of(s, a, b)->wanted &&
+                ((na == node_a && nb == node_b) || (na == node_b && nb == node_a)))
+                each(s, pair_of(s, a, b));
         }
     }
 }
@@ -392,5 +393,5 @@ void network_process_up(struct process *p) {
 void network_free(struct sim *s) {
     for (int a = 0; a < s->processes_count; a++)
         for (int b = a + 1; b < s->processes_count; b++)
-            drop_held(&s->pairs[a][b]);
+            drop_held(pair_of(s, a, b));
 }

@@ -20,7 +20,9 @@ void sim_give_up(struct sim *s) {
 
 static void add_process(struct sim *s, enum process_kind kind, int node, int index) {
     struct process *p = &s->processes[s->processes_count];
-    *p = (struct process){.sim = s, .id = s->processes_count++, .kind = kind, .node = node, .index = index};
+    struct end *ends = p->ends;
+    *p = (struct process){
+        .sim = s, .id = s->processes_count++, .kind = kind, .node = node, .index = index, .ends = ends};
     p->timer_at = USEC_NEVER;
     if (kind == PROCESS_SHARD)
         snprintf(p->name, sizeof p->name, "n%d/s%d", node + 1, index);
@@ -31,8 +33,8 @@ static void add_process(struct sim *s, enum process_kind kind, int node, int ind
 }
 
 static void build(struct sim *s) {
-    s->nodes_count = 3 + (int)rng_below(&s->rng, 3);
-    s->shards_per_node = 1 + (int)rng_below(&s->rng, SIM_SHARDS_MAX);
+    int nodes = 3 + (int)rng_below(&s->rng, 3);
+    world_make(s, nodes, 1 + (int)rng_below(&s->rng, SIM_SHARDS_MAX), SIM_PARTITIONS_MAX);
     s->segment_bytes = 32768u << rng_below(&s->rng, 4);
     s->failure_timeout = 600 * USEC_MS;
     s->rebuild_grace = sim_between(&s->rng, 2 * USEC_S, 10 * USEC_S);
@@ -111,6 +113,7 @@ static void tear_down(struct sim *s) {
     network_free(s);
     clients_free(s);
     checker_free(s->checker);
+    world_free(s);
     free(s->heap);
 }
 
@@ -122,8 +125,8 @@ void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
     s->rng.state = rng_next(&seeds);
     s->work.state = rng_next(&seeds) ^ 0xD1342543DE82EF95u;
     s->result.seed = seed;
-    s->checker = checker_new(s);
     build(s);
+    s->checker = checker_new(s);
     clients_make(s);
     trace_setup(s);
     for (int i = 0; i < s->processes_count; i++)

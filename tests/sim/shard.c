@@ -9,8 +9,22 @@
 #include "base/xalloc.h"
 #include "shard.h"
 
+/* Where it is among the hosted, or would be. */
+static size_t place(const struct shard *s, uint64_t partition) {
+    size_t low = 0, high = s->hosted_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (s->hosted[middle]->id < partition)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 struct hosted *shard_find(struct shard *s, uint64_t partition) {
-    return partition <= SIM_PARTITIONS_MAX ? s->hosted[partition] : NULL;
+    size_t at = place(s, partition);
+    return at < s->hosted_count && s->hosted[at]->id == partition ? s->hosted[at] : NULL;
 }
 
 void shard_touch(struct hosted *h) {
@@ -63,28 +77,37 @@ struct fencing {
 
 static void fence_one(void *ctx, const struct journal_partition *jp) {
     struct fencing *f = ctx;
-    if (jp->promise <= METADATA_RECORD_EPOCH_FIRST || jp->id > SIM_PARTITIONS_MAX)
+    if (jp->promise <= METADATA_RECORD_EPOCH_FIRST || jp->id > f->process->sim->partitions_max)
         return;
     struct message *m = message_new(M_FENCED, jp->id);
     m->promise = jp->promise;
     network_send(f->process, f->to, m);
 }
 
+static size_t fence_place(const struct peer *p, uint64_t partition) {
+    size_t low = 0, high = p->fenced_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (p->fences[middle].partition < partition)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 static uint64_t fence_of(const struct peer *p, uint64_t partition) {
-    for (size_t i = 0; i < p->fenced_count; i++)
-        if (p->fences[i].partition == partition)
-            return p->fences[i].promise;
-    return 0;
+    size_t at = fence_place(p, partition);
+    return at < p->fenced_count && p->fences[at].partition == partition ? p->fences[at].promise : 0;
 }
 
 static void fence_add(struct peer *p, uint64_t partition, uint64_t promise) {
-    size_t i = 0;
-    while (i < p->fenced_count && p->fences[i].partition != partition)
-        i++;
-    CHECK(i < SIM_PARTITIONS_MAX);
-    p->fences[i] = (struct fence){partition, promise};
-    if (i == p->fenced_count)
-        p->fenced_count++;
+    size_t at = fence_place(p, partition);
+    if (at == p->fenced_count || p->fences[at].partition != partition) {
+        xgrow(&p->fences, &p->fenced_capacity, p->fenced_count + 1, sizeof *p->fences);
+        memmove(&p->fences[at + 1], &p->fences[at], (p->fenced_count++ - at) * sizeof *p->fences);
+    }
+    p->fences[at] = (struct fence){partition, promise};
 }
 
 static bool in_sets(const struct hosted *h, member_t m) {
@@ -414,7 +437,7 @@ static bool member_of(const struct replica_record *r, member_t m) {
 
 static struct hosted *add_hosted(struct shard *s, const struct message *m) {
     struct hosted *h = xcalloc(1, sizeof *h);
-    CHECK(m->partition <= SIM_PARTITIONS_MAX);
+    CHECK(m->partition <= s->process->sim->partitions_max);
     h->id = m->partition;
     h->shard = s;
     h->process = s->process;
@@ -422,7 +445,10 @@ static struct hosted *add_hosted(struct shard *s, const struct message *m) {
     h->settings = m->record.settings;
     h->seal_from = -1;
     strcpy(h->name, m->record.mailbox);
-    s->hosted[h->id] = h;
+    size_t at = place(s, h->id);
+    xgrow(&s->hosted, &s->hosted_capacity, s->hosted_count + 1, sizeof *s->hosted);
+    memmove(&s->hosted[at + 1], &s->hosted[at], (s->hosted_count++ - at) * sizeof *s->hosted);
+    s->hosted[at] = h;
     storage_partition(h);
     return h;
 }
@@ -545,7 +571,7 @@ static void on_lead(struct shard *s, int from, const struct message *m) {
     if (m->beat.term < s->controller_term)
         return;
     s->controller_term = m->beat.term;
-    for (int i = 0; i < SIM_PROCESSES_MAX; i++)
+    for (int i = 0; i < s->process->sim->processes_count; i++)
         s->leads[i] = i == from;
     HOSTED_EACH(s, h)
     if (h->partition && mailbox_leading(h->partition->mailbox))
@@ -713,6 +739,8 @@ void shard_start(struct process *p) {
     struct shard *s = xcalloc(1, sizeof *s);
     usec_t now = process_now(p);
     s->process = p;
+    s->peers = xcalloc((size_t)p->sim->processes_count, sizeof *s->peers);
+    s->leads = xcalloc((size_t)p->sim->processes_count, sizeof *s->leads);
     s->next_request = 1;
     s->confirm_at = now + SHARD_CONFIRM_US;
     s->reclaim_at = now + SHARD_RECLAIM_US;
@@ -732,9 +760,15 @@ void shard_free(struct process *p) {
     }
     while (s->flushes) {
         struct flush *next = s->flushes->next;
+        free(s->flushes->items);
         free(s->flushes);
         s->flushes = next;
     }
+    for (int i = 0; i < p->sim->processes_count; i++)
+        free(s->peers[i].fences);
+    free(s->peers);
+    free(s->leads);
+    free(s->hosted);
     free(s);
     p->shard = NULL;
 }

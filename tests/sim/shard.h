@@ -61,8 +61,8 @@ struct fence {
 };
 
 struct peer {
-    struct fence fences[SIM_PARTITIONS_MAX];
-    size_t fenced_count;
+    struct fence *fences; /* by partition, sorted */
+    size_t fenced_count, fenced_capacity;
 };
 
 struct flush_item {
@@ -71,8 +71,8 @@ struct flush_item {
 
 struct flush {
     uint64_t ticket;
-    struct flush_item items[SIM_PARTITIONS_MAX];
-    size_t count;
+    struct flush_item *items;
+    size_t count, capacity;
     struct flush *next;
 };
 
@@ -88,9 +88,10 @@ struct forward {
 
 struct shard {
     struct process *process;
-    struct hosted *hosted[SIM_PARTITIONS_MAX + 1]; /* by partition's id */
-    struct peer peers[SIM_PROCESSES_MAX];
-    bool leads[SIM_PROCESSES_MAX]; /* controllers that lead, as they said */
+    struct hosted **hosted; /* sorted by partition's id */
+    size_t hosted_count, hosted_capacity;
+    struct peer *peers; /* by process's id */
+    bool *leads;        /* by process's id: controllers that lead, as they said */
     uint64_t controller_term, next_request;
     struct flush *flushes, *flushes_last;
     struct forward *forwards;
@@ -98,7 +99,7 @@ struct shard {
 };
 
 #define HOSTED_EACH(s, h)                                                                                    \
-    for (int h##_i = 1; h##_i <= SIM_PARTITIONS_MAX; h##_i++)                                                \
+    for (size_t h##_i = 0; h##_i < (s)->hosted_count; h##_i++)                                               \
         for (struct hosted *h = (s)->hosted[h##_i]; h; h = NULL)
 
 void shard_touch(struct hosted *h);

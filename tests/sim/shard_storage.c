@@ -36,6 +36,7 @@ void storage_synced(struct shard *s, uint64_t ticket) {
             s->flushes_last = NULL;
         for (size_t i = 0; i < f->count; i++)
             tell(s, &f->items[i]);
+        free(f->items);
         free(f);
     }
 }
@@ -121,6 +122,7 @@ void storage_flush(struct shard *s) {
         uint64_t mark = h->partition ? replica_mark(h->partition->replica) : 0;
         if (!h->partition || (mark == h->flushed_mark && !h->checkpoint_pending))
             continue;
+        xgrow(&f->items, &f->capacity, f->count + 1, sizeof *f->items);
         f->items[f->count++] = (struct flush_item){h->id, mark, h->checkpoint_pending};
         h->flushed_mark = mark;
         h->checkpoint_pending = 0;

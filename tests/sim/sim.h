@@ -25,11 +25,9 @@
 #include "shard/partition.h"
 
 enum {
-    SIM_NODES_MAX = 5,
-    SIM_SHARDS_MAX = 2,
-    SIM_PROCESSES_MAX = SIM_NODES_MAX * (SIM_SHARDS_MAX + 2),
+    SIM_SHARDS_MAX = 2, /* of a node */
     SIM_MAILBOXES_MAX = 8,
-    SIM_PARTITIONS_MAX = 32, /* over all mailboxes; partition ids are 1 .. this */
+    SIM_PARTITIONS_MAX = 32, /* that clients use, over all mailboxes; their ids are 1 .. this */
     SIM_SUBSCRIPTIONS_MAX = 3,
     SIM_PUBLISHERS_MAX = 8,
     SIM_CONSUMERS_MAX = 24,
@@ -317,7 +315,7 @@ struct process {
     bool turn_due;
     uint64_t timer; /* number of the timer event that counts */
     usec_t timer_at;
-    struct end ends[SIM_PROCESSES_MAX];
+    struct end *ends; /* by process's id */
 
     /* the journal's executor */
     struct sim_disk *disk;
@@ -377,12 +375,14 @@ struct sim {
     uint64_t next_event, next_instance, next_random;
     struct event *heap;
     size_t heap_count, heap_capacity;
-    struct node nodes[SIM_NODES_MAX];
+    /* as large as the seed's world: see world_make() */
+    struct node *nodes;
     int nodes_count, shards_per_node;
-    struct process processes[SIM_PROCESSES_MAX];
+    struct process *processes;
     int processes_count;
-    struct pair pairs[SIM_PROCESSES_MAX][SIM_PROCESSES_MAX]; /* [lower][higher] */
-    bool cut[SIM_NODES_MAX][SIM_NODES_MAX];                  /* from, to */
+    uint64_t partitions_max; /* highest id of a partition there will be */
+    struct pair **pairs;     /* [higher][lower], by process's id */
+    bool **cut;              /* [from][to], by node */
     struct swarm swarm;
     uint32_t segment_bytes;
     usec_t failure_timeout, rebuild_grace;
@@ -392,6 +392,9 @@ struct sim {
 };
 
 /* ---- world.c: time, processes ---- */
+/* Room for nodes, their processes and pairs; none of it moves later. */
+void world_make(struct sim *s, int nodes, int shards_per_node, uint64_t partitions);
+void world_free(struct sim *s);
 struct event *sim_at(struct sim *s, usec_t at, void (*fire)(struct sim *, struct event *));
 struct event *sim_at_process(struct process *p, usec_t at, void (*fire)(struct sim *, struct event *));
 bool sim_step(struct sim *s); /* false: nothing left to happen */

@@ -17,6 +17,38 @@ enum {
     FREEZE_SLACK_US = 100
 };
 
+/* ---- the world's room ---- */
+
+void world_make(struct sim *s, int nodes, int shards_per_node, uint64_t partitions) {
+    size_t processes = (size_t)nodes * ((size_t)shards_per_node + 2);
+    s->nodes_count = nodes;
+    s->shards_per_node = shards_per_node;
+    s->partitions_max = partitions;
+    s->nodes = xcalloc((size_t)nodes, sizeof *s->nodes);
+    s->cut = xcalloc((size_t)nodes, sizeof *s->cut);
+    for (int i = 0; i < nodes; i++)
+        s->cut[i] = xcalloc((size_t)nodes, sizeof *s->cut[i]);
+    s->processes = xcalloc(processes, sizeof *s->processes);
+    s->pairs = xcalloc(processes, sizeof *s->pairs);
+    for (size_t i = 0; i < processes; i++) {
+        s->pairs[i] = xcalloc(i + 1, sizeof *s->pairs[i]);
+        s->processes[i].ends = xcalloc(processes, sizeof *s->processes[i].ends);
+    }
+}
+
+void world_free(struct sim *s) {
+    for (int i = 0; i < s->processes_count; i++) {
+        free(s->pairs[i]);
+        free(s->processes[i].ends);
+    }
+    for (int i = 0; i < s->nodes_count; i++)
+        free(s->cut[i]);
+    free(s->pairs);
+    free(s->processes);
+    free(s->cut);
+    free(s->nodes);
+}
+
 /* ---- the trace ---- */
 
 void sim_mix(struct sim *s, uint64_t v) {
@@ -368,7 +400,7 @@ void process_start(struct process *p) {
     p->frozen_until = 0;
     p->turn_due = false;
     p->timer_at = USEC_NEVER;
-    memset(p->ends, 0, sizeof p->ends);
+    memset(p->ends, 0, (size_t)p->sim->processes_count * sizeof *p->ends);
     if (p->disk) /* an error does not outlive its process */
         sim_disk_settle_failure(p->disk);
     if (p->kind != PROCESS_GATEWAY &&
