@@ -102,8 +102,24 @@ struct clients {
     bool letters; /* box0 takes the others' dead letters */
 };
 
+/* clients.c */
+struct box *clients_box(struct sim *s, int i);
+struct process *clients_gateway_up(struct sim *s, int id); /* NULL: down or frozen */
+/* Another gateway than the one that is gone, or the same when it is back. */
+void clients_move(struct sim *s, int *gateway);
+
+/* publishers.c */
+uint64_t publisher_partition(struct sim *s, const struct publisher *p, int lane);
+void publisher_forget(struct lane *l, int i);
+void publisher_answer(struct sim *s, const struct message *m); /* RECEIPT, REFUSED */
 void publisher_new_producer(struct sim *s, struct publisher *p, int lane);
 void publisher_tick(struct sim *s, struct event *e);
+
+/* consumers.c */
+void consumer_present(struct sim *s, struct consumer *c, uint64_t partition, struct process *g, int leader);
+void consumer_lend(struct sim *s, struct consumer *c, uint64_t partition);
+void consumer_delivery(struct sim *s, struct process *g, const struct message *m);
+void consumer_settled(struct sim *s, const struct message *m);
 void consumer_tick(struct sim *s, struct event *e);
 struct box *clients_box_of(struct sim *s, uint64_t partition);
 struct consumer *clients_consumer(struct sim *s, const struct consumer_id *id);
