@@ -59,7 +59,7 @@ bool job_step(struct journal_job *job) {
         more = seal(job);
     else if (job->kind == JOB_FILL)
         more = store_fill_step(job->store);
-    else
+    else if (job->kind == JOB_REMOVE)
         store_remove(job->store, job->segment);
     if (!more) {
         store_measure(job->store);
@@ -132,4 +132,8 @@ struct journal_job *job_fill(struct store *s) {
 
 struct journal_job *job_remove(struct store *s, uint32_t segment) {
     return chore(s, JOB_REMOVE, segment);
+}
+
+struct journal_job *job_measure(struct store *s) {
+    return chore(s, JOB_MEASURE, 0);
 }

@@ -13,7 +13,7 @@
 #include "journal/journal.h"
 #include "journal/store.h"
 
-enum job_kind { JOB_TURN, JOB_SEAL, JOB_FILL, JOB_REMOVE };
+enum job_kind { JOB_TURN, JOB_SEAL, JOB_FILL, JOB_REMOVE, JOB_MEASURE };
 
 struct job_write {
     uint32_t segment;
@@ -52,5 +52,6 @@ bool job_step(struct journal_job *job);
 struct journal_job *job_seal(struct store *s, uint32_t segment, uint32_t offset, uint8_t *data, size_t size);
 struct journal_job *job_fill(struct store *s);
 struct journal_job *job_remove(struct store *s, uint32_t segment);
+struct journal_job *job_measure(struct store *s);
 
 #endif

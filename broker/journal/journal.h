@@ -254,8 +254,9 @@ size_t journal_needs_checkpoint(struct journal *j, void (*each)(void *ctx, uint6
  * partition whose owner cannot sum it up now. */
 void journal_carry(struct journal *j, uint64_t partition);
 
-/* Bytes free on the disk as of the last flush; whether that is below the
- * reserve: refuse publishes, go on with settlements. */
+/* Bytes free on the disk as of the last flush (and, while it is full, of the last
+ * journal_reclaim); whether that is below the reserve: refuse publishes, go on with
+ * settlements. */
 uint64_t journal_space(const struct journal *j);
 bool journal_full(const struct journal *j);
 

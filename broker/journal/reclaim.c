@@ -328,7 +328,15 @@ static bool give_up(struct journal *j, struct segment *g) {
     return true;
 }
 
+/* Publishes are refused while the disk is full, so that there may be no flush that
+ * would notice the space somebody else has made. */
+static void look_for_space(struct journal *j) {
+    if (journal_full(j) && !atomic_exchange(&j->store.measuring, true))
+        journal_submit(j, job_measure(&j->store));
+}
+
 enum journal_progress journal_reclaim(struct journal *j) {
+    look_for_space(j);
     bool worked = remove_left(j);
     struct segment *g = store_failed(&j->store) ? NULL : victim(j);
     if (!g)

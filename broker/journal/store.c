@@ -294,6 +294,7 @@ void store_measure(struct store *s) {
     uint64_t bytes;
     if (s->disk->free_bytes(s->disk, s->folder, &bytes) == 0)
         atomic_store(&s->free_bytes, bytes);
+    atomic_store(&s->measuring, false);
 }
 
 enum err store_read(struct store *s, uint32_t number, uint64_t offset, void *data, size_t size, size_t *got) {

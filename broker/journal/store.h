@@ -50,6 +50,7 @@ struct store {
     uint64_t spare_filled;
     uint64_t written; /* since the last step of filling */
     _Atomic uint64_t free_bytes;
+    _Atomic bool measuring; /* a job that measures is on its way */
     _Atomic bool failed;
 };
 

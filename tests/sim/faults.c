@@ -199,19 +199,50 @@ static void do_clock_jump(struct sim *s) {
     n->wall_offset += by;
 }
 
+/* Sets are smaller while nodes are drained or gone: what is lost with a disk must
+ * leave a majority of each, or nobody could go on without an operator. */
+static bool majority_without(struct sim *s, const struct replica_set *set, int node) {
+    uint32_t others = 0;
+    for (uint32_t i = 0; i < set->count; i++)
+        for (int k = 0; k < s->processes_count; k++)
+            others += s->processes[k].kind == PROCESS_SHARD && s->processes[k].node != node &&
+                      s->processes[k].self == set->members[i];
+    return others * 2 > set->count;
+}
+
+static bool may_harm(struct sim *s, int node) {
+    struct process *c = sim_leading_controller(s);
+    const struct metadata_partition *p = NULL;
+    if (!c)
+        return false;
+    const struct metadata *m = controller_metadata(c);
+    while ((p = metadata_partition_next(m, p ? p->id : 0)))
+        if (!majority_without(s, &p->record.current, node) ||
+            (p->record.activating && !majority_without(s, &p->record.previous, node)))
+            return false;
+    return true;
+}
+
 static void do_bit_flip(struct sim *s) {
+    if (!may_harm(s, s->swarm.victim))
+        return;
     struct process *p =
         sim_chance(dice(s), 7500)
             ? sim_shard(s, s->swarm.victim, (int)rng_below(dice(s), (uint64_t)s->shards_per_node))
             : sim_controller(s, s->swarm.victim);
-    if (sim_disk_flip(p->disk, dice(s)))
-        sim_trace(s, "%s disk: a bit flips", p->name);
+    if (!sim_disk_flip(p->disk, dice(s)))
+        return;
+    sim_count(s, FAULT_bit_flip);
+    sim_trace(s, "%s disk: a bit flips", p->name);
 }
 
 static void do_wipe(struct sim *s) {
     int node = s->swarm.victim;
+    if (!may_harm(s, node))
+        return;
     bool all = sim_chance(dice(s), 5000);
     int index = (int)rng_below(dice(s), (uint64_t)s->shards_per_node);
+    sim_count(s, FAULT_wipe);
     sim_trace(s, "%s disk wiped", all ? s->nodes[node].name : sim_shard(s, node, index)->name);
     for (int i = 0; i < s->processes_count; i++) {
         struct process *p = &s->processes[i];
@@ -276,7 +307,8 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
 
 /* Counted where they happen. */
 static bool counts_itself(enum sim_count what) {
-    return what == FAULT_disk_error || what == FAULT_consumer_death;
+    return what == FAULT_disk_error || what == FAULT_consumer_death || what == FAULT_bit_flip ||
+           what == FAULT_wipe;
 }
 
 static void on_fault(struct sim *s, struct event *e) {

@@ -511,6 +511,26 @@ Test(disk, nearly_full_is_told_before_it_is_full) {
     rig_free(&r);
 }
 
+/* Nothing is written while publishes are refused: no flush would notice. */
+Test(disk, space_made_by_others_is_noticed_without_a_flush) {
+    struct rig r;
+    start(&r);
+    mem_disk_limit(r.disk, 200 * 1024);
+    for (uint64_t i = 1; !journal_full(r.journal); i++) {
+        cr_assert_lt(i, 400);
+        rig_entry(&r, 1, 1, i, 900);
+        rig_sync(&r);
+    }
+    cr_assert_eq(journal_reclaim(r.journal), JOURNAL_IDLE, "all is live");
+    rig_run(&r);
+    cr_assert(journal_full(r.journal), "as before");
+    mem_disk_limit(r.disk, 2000 * 1024);
+    cr_assert_eq(journal_reclaim(r.journal), JOURNAL_IDLE);
+    rig_run(&r);
+    cr_assert_not(journal_full(r.journal));
+    rig_free(&r);
+}
+
 Test(disk, a_failed_write_or_sync_completes_nothing) {
     for (int after = 1; after <= 3; after++) {
         struct rig r;
