@@ -80,15 +80,19 @@ struct consumer {
     unsigned lazy; /* of 10000: holds a message until its lease runs out */
 };
 
+enum { FORWARD_SLOT_BITS = 6, FORWARDS_MAX = 1 << FORWARD_SLOT_BITS };
+#define FORWARD_MARK ((uint64_t)255 << 56) /* requests of dead letters, not of publishers */
+
 struct gateway {
     struct process *process;
     int leader[SIM_PARTITIONS_MAX + 1]; /* process id, -1 */
     uint64_t epoch[SIM_PARTITIONS_MAX + 1];
     struct {
         bool used;
-        uint64_t request, partition;
+        uint64_t number, request, partition;
         int from;
-    } forwards[64];
+    } forwards[FORWARDS_MAX];
+    uint64_t forwards_made;
 };
 
 struct clients {

@@ -70,16 +70,17 @@ static void on_forward(struct process *p, int from, struct message *m) {
             continue;
         int leader = p->gateway->leader[partition];
         int slot = 0;
-        while (slot < 64 && p->gateway->forwards[slot].used)
+        while (slot < FORWARDS_MAX && p->gateway->forwards[slot].used)
             slot++;
-        if (leader < 0 || slot == 64)
+        if (leader < 0 || slot == FORWARDS_MAX)
             break;
         p->gateway->forwards[slot].used = true;
+        p->gateway->forwards[slot].number = ++p->gateway->forwards_made;
         p->gateway->forwards[slot].request = m->forward.request;
         p->gateway->forwards[slot].partition = partition;
         p->gateway->forwards[slot].from = from;
         struct message *out = message_new(M_PUBLISH, partition);
-        out->publish.request = (uint64_t)255 << 56 | (uint64_t)slot;
+        out->publish.request = FORWARD_MARK | p->gateway->forwards_made << FORWARD_SLOT_BITS | (uint64_t)slot;
         out->publish.body = body_copy(m->forward.body->data, m->forward.body->size);
         network_send(p, leader, out);
         message_free(answer);
@@ -94,6 +95,14 @@ static void forwarded(struct process *p, int slot, enum err code) {
     answer->forward.code = code;
     p->gateway->forwards[slot].used = false;
     network_send(p, p->gateway->forwards[slot].from, answer);
+}
+
+/* A late answer may be for the letter that had the slot before. */
+static void forward_answered(struct process *p, const struct message *m) {
+    int slot = (int)(m->answer_publish.request & (FORWARDS_MAX - 1));
+    uint64_t number = (m->answer_publish.request & ~FORWARD_MARK) >> FORWARD_SLOT_BITS;
+    if (p->gateway->forwards[slot].used && p->gateway->forwards[slot].number == number)
+        forwarded(p, slot, m->type == M_RECEIPT ? ERR_OK : m->answer_publish.code);
 }
 
 static void on_consumer_message(struct process *p, const struct message *m) {
@@ -134,9 +143,8 @@ void gateway_message(struct process *p, int from, struct message *m) {
         break;
     case M_RECEIPT:
     case M_REFUSED:
-        if (m->answer_publish.request >> 56 == 255)
-            forwarded(p, (int)(m->answer_publish.request & 63),
-                      m->type == M_RECEIPT ? ERR_OK : m->answer_publish.code);
+        if (m->answer_publish.request >= FORWARD_MARK)
+            forward_answered(p, m);
         else
             publisher_answer(p->sim, m);
         break;
@@ -162,7 +170,7 @@ void gateway_link_up(struct process *p, int other) {
 void gateway_link_down(struct process *p, int other) {
     for (int i = 1; i <= SIM_PARTITIONS_MAX; i++)
         leader_lost(p, (uint64_t)i, other);
-    for (int i = 0; i < 64; i++)
+    for (int i = 0; i < FORWARDS_MAX; i++)
         if (p->gateway->forwards[i].used)
             forwarded(p, i, ERR_UNAVAILABLE);
 }
