@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/check.h"
 #include "base/counters.h"
@@ -27,7 +26,7 @@ static void on_turn(void *ctx, struct loop *loop) {
     struct controller *c = ctx;
     (void)loop;
     child_beat(c->child);
-    group_turn(c);
+    group_turn(&c->core);
     shards_send_turn(c);
     status_map_turn(c);
     peers_heartbeat(c, true);
@@ -44,8 +43,9 @@ static void on_beat(struct loop_timer *timer) {
 
 static usec_t soonest(struct controller *c, usec_t now) {
     usec_t at = now + c->config->heartbeat;
-    usec_t others[] = {election_deadline(c->election), replica_deadline(c->replica),
-                       c->leads ? control_deadline(c->control) : USEC_NEVER, detector_deadline(c->detector)};
+    usec_t others[] = {election_deadline(c->core.election), replica_deadline(c->core.replica),
+                       c->core.leads ? control_deadline(c->core.control) : USEC_NEVER,
+                       detector_deadline(c->core.detector)};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         at = others[i] < at ? others[i] : at;
     return at > now + ELECTION_GRAIN_US ? at : now + ELECTION_GRAIN_US;
@@ -64,17 +64,17 @@ static void on_tick(struct loop_timer *timer) {
     struct controller *c = CONTROLLER_OF(timer, tick_timer);
     usec_t now = loop_now(c->loop);
     peers_hear_self(c);
-    detector_tick(c->detector, now, &c->detected);
-    group_detected(c);
-    election_tick(c->election, now, &c->replica_effects, &c->election_effects);
-    replica_tick(c->replica, now, &c->replica_effects);
-    if (c->leads)
-        control_tick(c->control, now, &c->control_effects);
-    group_run(c);
+    detector_tick(c->core.detector, now, &c->core.detected);
+    group_detected(&c->core);
+    election_tick(c->core.election, now, &c->core.replica_effects, &c->core.election_effects);
+    replica_tick(c->core.replica, now, &c->core.replica_effects);
+    if (c->core.leads)
+        control_tick(c->core.control, now, &c->core.control_effects);
+    group_run(&c->core);
     forming_check(c);
     requests_tick(c);
-    if (journal_in_flight(c->journal) == 0)
-        journal_prove(c->journal); /* idle: let a torn tail and damage be told apart */
+    if (journal_in_flight(c->core.journal) == 0)
+        journal_prove(c->core.journal); /* idle: let a torn tail and damage be told apart */
     loop_timer_start(c->loop, timer, soonest(c, now));
 }
 
@@ -113,9 +113,9 @@ static void begin_stop(struct controller *c) {
         return;
     c->stopping = true;
     usec_t wait = 0;
-    if (election_leading(c->election) &&
-        election_transfer(c->election, 0, loop_now(c->loop), &c->election_effects) == ERR_OK) {
-        group_run(c);
+    if (election_leading(c->core.election) &&
+        election_transfer(c->core.election, 0, loop_now(c->loop), &c->core.election_effects) == ERR_OK) {
+        group_run(&c->core);
         wait = ELECTION_TRANSFER_US;
     }
     c->stop_timer.fire = on_stopped;
@@ -140,8 +140,7 @@ static void on_child(struct loop_watch *watch, short ready) {
 /* ---- life ---- */
 
 static bool start(struct controller *c, struct err_detail *detail) {
-    CHECK(getrandom(&c->rng.state, sizeof c->rng.state, 0) == (ssize_t)sizeof c->rng.state);
-    if (!group_open(c, detail) || !controller_listen(c, detail))
+    if (!host_open(c, detail) || !controller_listen(c, detail))
         return false;
     c->child_watch = (struct loop_watch){.fd = child_fd(c->child), .events = POLLIN, .fire = on_child};
     loop_watch_start(c->loop, &c->child_watch);
@@ -161,7 +160,7 @@ static void stop(struct controller *c) {
     controller_leave_shards(c);
     controller_hang_up(c);
     loop_drain(c->loop, CONTROLLER_STOP_US);
-    group_close(c);
+    host_close(c);
 }
 
 int controller_main(struct child *child) {

@@ -4,10 +4,7 @@
 #ifndef MAILROOM_CONTROLLER_CONTROLLER_PRIVATE_H
 #define MAILROOM_CONTROLLER_CONTROLLER_PRIVATE_H
 
-#include "base/rng.h"
-#include "cluster/control.h"
-#include "cluster/election.h"
-#include "journal/journal.h"
+#include "controller/core.h"
 #include "supervisor/board.h"
 #include "supervisor/child.h"
 #include "wire/frames.h"
@@ -18,7 +15,6 @@
 #include "wire/replication.h"
 
 enum {
-    GROUP_PARTITION = 0, /* the metadata group in the journal */
     CONTROLLER_CHECKPOINT_ENTRIES = 4096,
     CONTROLLER_VISIBLE_US = 300000, /* a change is answered when all live nodes have it, or after this */
     CONTROLLER_REQUESTS_MAX = 4096, /* administration requests under way */
@@ -26,9 +22,6 @@ enum {
     CONTROLLER_STOP_US = 1000000,
     CONTROLLER_LINK_QUEUED_BYTES = 268435456
 };
-
-/* The votes' partition in the journal: to whom each promise was given. */
-#define VOTES_PARTITION UINT64_MAX
 
 struct controller;
 
@@ -103,55 +96,19 @@ struct request {
     struct request *next;
 };
 
-/* A proposal of control's under way. */
-struct control_proposal {
-    uint64_t index;
-    uint64_t tag;
-    struct control_proposal *next;
-};
-
-struct group_flush {
-    uint64_t ticket;
-    uint64_t mark;
-    uint64_t checkpoint;
-    struct group_flush *next;
-};
-
 struct controller {
     struct child *child;
     const struct config *config;
     struct loop *loop;
     bool stopping;
-    bool touched; /* the group had an event: pump at the turn's end */
-    struct rng rng;
 
     /* the metadata group */
-    struct journal *journal;
-    member_t self;
-    uint64_t starts;
-    bool empty; /* the journal was new at this start, and nothing has come since */
-    uint64_t votes_index;
-    struct replica *replica;
-    struct replica_effects replica_effects;
-    struct election *election;
-    struct election_effects election_effects;
-    struct metadata *metadata;
-    struct metadata_changes changes;
-    struct detector *detector;
-    struct detector_changes detected;
-    struct control *control;
-    struct control_effects control_effects;
-    bool running; /* inside group_run */
-    uint64_t flushed_mark;
-    uint64_t checkpoint_base, checkpoint_pending;
-    struct group_flush *flushes, *flushes_last;
+    struct core core;
     struct loop_event synced_event;
     uint64_t synced_ticket; /* atomic */
     int synced_posted;      /* atomic */
-    bool leads;             /* ACTIVE: control runs */
     bool formed_proposed;
     bool introduced; /* own shards are known: everybody has been told of this node */
-    struct control_proposal *proposals, *proposals_last;
     struct request *requests;
     uint64_t next_request;
 
@@ -177,19 +134,14 @@ struct controller {
 #define SHARDS_EACH(c, s) for (struct shard_peer *s = (c)->shards; s; s = s->next)
 #define PEERS_EACH(c, p)  for (struct peer *p = (c)->peers; p; p = p->next)
 
-/* ---- group.c: journal, replica, election, metadata ---- */
-bool group_open(struct controller *c, struct err_detail *detail);
-void group_close(struct controller *c);
-void group_run(struct controller *c);   /* carry out what the last event caused */
-void group_turn(struct controller *c);  /* end of a turn: pump, flush */
-void group_found(struct controller *c); /* founder of a new cluster: stand as the only voter */
+/* ---- host.c: the core's host: its journal, its calls ---- */
+bool host_open(struct controller *c, struct err_detail *detail);
+void host_close(struct controller *c);
+
+/* ---- group_frames.c: the group's messages on the wire ---- */
 bool group_frame(struct peer_link *l, const struct frame *frame); /* false: not one of the group's */
-void group_peer_up(struct controller *c, member_t m);
-void group_peer_down(struct controller *c, member_t m, bool gone);
-void group_learners(struct controller *c);
-void group_voters(struct controller *c);
-enum err group_propose(struct controller *c, struct body *command, uint64_t *index);
-void group_detected(struct controller *c);
+void group_send(struct controller *c, const struct replica_effect *e);
+void group_send_election(struct controller *c, const struct election_effect *e);
 
 /* ---- peers.c: other controllers, heartbeats ---- */
 bool controller_listen(struct controller *c, struct err_detail *detail);

@@ -24,7 +24,8 @@
 #include "controller/controller_private.h"
 
 void forming_own_node(struct controller *c, struct node_info *out) {
-    *out = (struct node_info){.controller = c->self, .starts = c->starts, .shards_count = c->config->shards};
+    *out = (struct node_info){
+        .controller = c->core.self, .starts = c->core.starts, .shards_count = c->config->shards};
     snprintf(out->name, sizeof out->name, "%s", c->config->node);
     snprintf(out->cluster_address, sizeof out->cluster_address, "%s", c->config->listen_cluster.text);
     snprintf(out->client_address, sizeof out->client_address, "%s", c->config->listen_client.text);
@@ -44,13 +45,13 @@ static void introduce(struct controller *c, struct peer_link *l) {
     m.controller = own.controller;
     m.shards = own.shards;
     m.n_shards = own.shards_count;
-    m.empty = c->empty;
+    m.empty = c->core.empty;
     m.cluster_address = own.cluster_address;
     m.client_address = own.client_address;
     m.admin_address = own.admin_address;
-    m.cluster_id = metadata_cluster_id(c->metadata);
+    m.cluster_id = metadata_cluster_id(c->core.metadata);
     m.join = c->config->join_count > 0;
-    m.starts = c->starts;
+    m.starts = c->core.starts;
     link_send(l->link, FRAME_INTRODUCE, &m.base, NULL, 0);
 }
 
@@ -91,8 +92,8 @@ static bool same_node(const struct node_info *a, const struct node_info *b) {
 
 /* The leading controller: is what this node says of itself committed? */
 static void commit_node(struct controller *c, const struct node_info *info, bool joins) {
-    const struct metadata_node *known = metadata_node_named(c->metadata, info->name);
-    if (!c->leads || !metadata_cluster_id(c->metadata))
+    const struct metadata_node *known = metadata_node_named(c->core.metadata, info->name);
+    if (!c->core.leads || !metadata_cluster_id(c->core.metadata))
         return;
     if (known && same_node(&known->info, info))
         return;
@@ -179,7 +180,7 @@ static void propose_form(struct controller *c) {
     struct encoder e = {0};
     command_encode(&form, &e);
     struct body *body = encoder_body(&e);
-    c->formed_proposed = group_propose(c, body, &index) == ERR_OK;
+    c->formed_proposed = group_propose(&c->core, body, &index) == ERR_OK;
     body_drop(body);
     command_free(&form);
 }
@@ -190,32 +191,32 @@ static void leave_joins(struct controller *c) {
 }
 
 void forming_check(struct controller *c) {
-    bool formed = metadata_cluster_id(c->metadata) != 0;
+    bool formed = metadata_cluster_id(c->core.metadata) != 0;
     if (!shards_own_known(c))
         return;
     if (!c->introduced) {
         c->introduced = true;
         introduce_all(c);
     }
-    if (formed && metadata_node_named(c->metadata, c->config->node))
+    if (formed && metadata_node_named(c->core.metadata, c->config->node))
         leave_joins(c);
-    if (formed && c->leads) {
+    if (formed && c->core.leads) {
         struct node_info own;
         forming_own_node(c, &own);
         commit_node(c, &own, false);
         PEERS_EACH(c, p)
         if (p->introduction && p->link)
             consider(c, p->introduction);
-    } else if (!formed && c->leads) {
+    } else if (!formed && c->core.leads) {
         propose_form(c);
-    } else if (!formed && c->empty && c->config->initial_count && !c->stopping &&
+    } else if (!formed && c->core.empty && c->config->initial_count && !c->stopping &&
                strcmp(founder_name(c), c->config->node) == 0 && all_empty(c)) {
-        group_found(c);
+        group_found(&c->core);
     }
 }
 
 void forming_start(struct controller *c) {
     for (size_t i = 0; i < c->config->join_count; i++)
-        if (!metadata_node_named(c->metadata, c->config->node))
+        if (!metadata_node_named(c->core.metadata, c->config->node))
             peers_know(c, c->config->join[i].text, c->config->join[i].text);
 }

@@ -5,70 +5,85 @@
  * them until they are quiet.
  */
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/body.h"
 #include "base/check.h"
-#include "base/counters.h"
-#include "base/log.h"
 #include "base/xalloc.h"
-#include "controller/group_private.h"
+#include "controller/core_private.h"
 
-enum { CANDIDATES_MAX = CLUSTER_NODES_MAX };
+enum { CANDIDATES_MAX = CLUSTER_NODES_MAX, SAY_BYTES_MAX = 512 };
+
+void core_say(struct core *c, enum log_level level, const char *format, ...) {
+    char text[SAY_BYTES_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    c->host->say(c->host_context, level, text);
+}
 
 /* ---- the state machine ---- */
 
-static void answer_proposal(struct controller *c, uint64_t index, const struct metadata_result *result) {
+static void answer_proposal(struct core *c, uint64_t index, const struct metadata_result *result) {
     while (c->proposals && c->proposals->index <= index) {
         struct control_proposal *p = c->proposals;
         c->proposals = p->next;
         if (!c->proposals)
             c->proposals_last = NULL;
         if (p->index == index)
-            control_proposed(c->control, p->tag, result->code, loop_now(c->loop), &c->control_effects);
+            control_proposed(c->control, p->tag, result->code, core_now(c), &c->control_effects);
         free(p);
     }
-    requests_applied(c, index, result);
+    c->host->applied(c->host_context, index, result);
 }
 
-static void changed(struct controller *c) {
-    struct metadata_changes *m = &c->changes;
-    if (m->everything || m->nodes_count) {
-        peers_refresh(c);
-        shards_refresh(c);
-        group_learners(c);
+/* All other controllers are fed; who of them votes, CONFIG entries say. */
+static void set_learners(struct core *c) {
+    member_t members[CLUSTER_NODES_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < metadata_nodes_count(c->metadata) && count < CLUSTER_NODES_MAX; i++) {
+        const struct metadata_node *n = metadata_node_at(c->metadata, i);
+        if (n->state != NODE_LEFT && n->info.controller != c->self)
+            members[count++] = n->info.controller;
     }
-    shards_changed(c, m);
-    status_map_changed(c, m);
+    if (replica_leading(c->replica))
+        replica_set_learners(c->replica, members, count, &c->replica_effects);
+}
+
+static void changed(struct core *c) {
+    struct metadata_changes *m = &c->changes;
+    if (m->everything || m->nodes_count)
+        set_learners(c);
+    c->host->changed(c->host_context, m);
     if (c->leads)
-        control_applied(c->control, m, loop_now(c->loop), &c->control_effects);
+        control_applied(c->control, m, core_now(c), &c->control_effects);
     metadata_changes_clear(m);
 }
 
-static void apply(struct controller *c, const struct entry *entry) {
+static void apply(struct core *c, const struct entry *entry) {
     struct metadata_result result = {0};
     c->empty = false;
-    if (entry->type == ENTRY_COMMAND) {
+    if (entry->type == ENTRY_COMMAND)
         metadata_apply(c->metadata, entry->index, entry->body->data, entry->body->size, &result, &c->changes);
-        counters_add(COUNTER_metadata_commits, 1);
-    } else {
+    else
         metadata_skip(c->metadata, entry->index);
-    }
     changed(c);
     answer_proposal(c, entry->index, &result);
 }
 
-static void give_snapshot(struct controller *c, member_t peer) {
+static void give_snapshot(struct core *c, member_t peer) {
     struct encoder e = {0};
     metadata_encode(c->metadata, &e);
     struct body *state = encoder_body(&e);
-    replica_snapshot(c->replica, peer, replica_applied(c->replica), state, NULL, 0, loop_now(c->loop),
+    replica_snapshot(c->replica, peer, replica_applied(c->replica), state, NULL, 0, core_now(c),
                      &c->replica_effects);
     body_drop(state);
 }
 
-static void install(struct controller *c, const struct replica_effect *e) {
+static void install(struct core *c, const struct replica_effect *e) {
     enum err err = journal_write_checkpoint(c->journal, GROUP_PARTITION,
                                             &(struct journal_checkpoint){.base_index = e->install.base_index,
                                                                          .base_epoch = e->install.base_epoch,
@@ -77,7 +92,7 @@ static void install(struct controller *c, const struct replica_effect *e) {
     CHECK(err == ERR_OK);
 }
 
-static void installed(struct controller *c, const struct replica_effect *e) {
+static void installed(struct core *c, const struct replica_effect *e) {
     struct decoder d = decoder_of(e->install.state->data, e->install.state->size);
     struct replica_state head;
     CHECK(replica_decode(&d, &head));
@@ -90,20 +105,18 @@ static void installed(struct controller *c, const struct replica_effect *e) {
 
 /* ---- leading ---- */
 
-static void start_leading(struct controller *c, uint64_t epoch) {
+static void start_leading(struct core *c, uint64_t epoch) {
     c->leads = true;
-    c->formed_proposed = false;
-    log_info("leads the metadata group, epoch %" PRIu64, epoch);
-    shards_lead(c);
-    control_start(c->control, epoch, loop_now(c->loop), &c->control_effects);
-    group_learners(c);
-    requests_go(c);
-    forming_check(c);
+    core_say(c, LOG_INFO, "leads the metadata group, epoch %" PRIu64, epoch);
+    c->host->leads(c->host_context);
+    control_start(c->control, epoch, core_now(c), &c->control_effects);
+    set_learners(c);
+    c->host->led(c->host_context);
 }
 
-void group_stop_leading(struct controller *c) {
+void group_stop_leading(struct core *c) {
     if (c->leads)
-        log_info("leads the metadata group no more");
+        core_say(c, LOG_INFO, "leads the metadata group no more");
     c->leads = false;
     control_stop(c->control);
     while (c->proposals) {
@@ -112,27 +125,14 @@ void group_stop_leading(struct controller *c) {
         free(p);
     }
     c->proposals_last = NULL;
-    requests_lost(c);
-}
-
-/* All other controllers are fed; who of them votes, CONFIG entries say. */
-void group_learners(struct controller *c) {
-    member_t members[CLUSTER_NODES_MAX];
-    size_t count = 0;
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata) && count < CLUSTER_NODES_MAX; i++) {
-        const struct metadata_node *n = metadata_node_at(c->metadata, i);
-        if (n->state != NODE_LEFT && n->info.controller != c->self)
-            members[count++] = n->info.controller;
-    }
-    if (replica_leading(c->replica))
-        replica_set_learners(c->replica, members, count, &c->replica_effects);
+    c->host->leads_no_more(c->host_context);
 }
 
 /* One voter at a time, once the one before is settled. */
-void group_voters(struct controller *c) {
+static void change_voters(struct core *c) {
     struct election_candidate all[CANDIDATES_MAX];
     struct replica_set next;
-    usec_t now = loop_now(c->loop);
+    usec_t now = core_now(c);
     size_t count = 0;
     if (!c->leads || replica_commit(c->replica) < replica_last_index(c->replica) ||
         !metadata_cluster_id(c->metadata))
@@ -147,7 +147,7 @@ void group_voters(struct controller *c) {
         all[count] =
             (struct election_candidate){.member = n->info.controller,
                                         .alive = own || detector_node(c->detector, n->id) == DETECTOR_UP,
-                                        .replace = dead && now - since >= c->config->replace_after};
+                                        .replace = dead && now - since >= c->replace_after};
         if (own && count > 0) { /* the last of the list is taken out first: never the leader */
             struct election_candidate first = all[0];
             all[0] = all[count];
@@ -160,21 +160,21 @@ void group_voters(struct controller *c) {
     struct body *body = replica_config_encode(&next);
     uint64_t index;
     if (replica_propose(c->replica, ENTRY_CONFIG, body, now, &index, &c->replica_effects) == ERR_OK)
-        log_info("metadata group: %u voters from entry %" PRIu64 " on", next.count, index);
+        core_say(c, LOG_INFO, "metadata group: %u voters from entry %" PRIu64 " on", next.count, index);
     body_drop(body);
 }
 
-enum err group_propose(struct controller *c, struct body *command, uint64_t *index) {
+enum err group_propose(struct core *c, struct body *command, uint64_t *index) {
     if (!c->leads || !election_proposable(c->election))
         return ERR_NOT_LEADER;
-    return replica_propose(c->replica, ENTRY_COMMAND, command, loop_now(c->loop), index, &c->replica_effects);
+    return replica_propose(c->replica, ENTRY_COMMAND, command, core_now(c), index, &c->replica_effects);
 }
 
-static void propose_for_control(struct controller *c, const struct control_effect *e) {
+static void propose_for_control(struct core *c, const struct control_effect *e) {
     uint64_t index;
     enum err err = group_propose(c, e->propose.command, &index);
     if (err != ERR_OK) {
-        control_proposed(c->control, e->propose.tag, err, loop_now(c->loop), &c->control_effects);
+        control_proposed(c->control, e->propose.tag, err, core_now(c), &c->control_effects);
         return;
     }
     struct control_proposal *p = xcalloc(1, sizeof *p);
@@ -188,43 +188,10 @@ static void propose_for_control(struct controller *c, const struct control_effec
 
 /* ---- effects ---- */
 
-static void on_write_effect(struct controller *c, const struct replica_effect *e) {
-    struct journal *j = c->journal;
-    switch (e->type) {
-    case REPLICA_WRITE:
-        journal_write_entry(j, GROUP_PARTITION, e->entry.epoch, e->entry.index, e->entry.type, e->entry.body);
-        break;
-    case REPLICA_TRUNCATE:
-        journal_write_truncate(j, GROUP_PARTITION, e->index);
-        break;
-    case REPLICA_PROMISE:
-        group_write_vote(c, e->promise.epoch, e->promise.candidate);
-        break;
-    case REPLICA_MARK_DAMAGED:
-        journal_write_damage(j, GROUP_PARTITION,
-                             e->damage.everything ? 1 : replica_last_index(c->replica) + 1);
-        break;
-    case REPLICA_MARK_WHOLE:
-        journal_write_mended(j, GROUP_PARTITION);
-        break;
-    case REPLICA_STAGE:
-        journal_write_staged(j, GROUP_PARTITION, e->entry.epoch, e->entry.index, e->entry.type,
-                             e->entry.body);
-        break;
-    case REPLICA_UNSTAGE:
-        journal_forget_staged(j, GROUP_PARTITION);
-        break;
-    default:
-        break;
-    }
-}
-
-static void on_leading_effect(struct controller *c, const struct replica_effect *e) {
+static void on_leading_effect(struct core *c, const struct replica_effect *e) {
     switch (e->type) {
     case REPLICA_LEADING:
-        PEERS_EACH(c, p)
-        if (p->member && !p->link)
-            replica_peer_down(c->replica, p->member, loop_now(c->loop), &c->replica_effects);
+        c->host->peers_down(c->host_context);
         break;
     case REPLICA_ACTIVE:
         start_leading(c, e->epoch);
@@ -233,21 +200,22 @@ static void on_leading_effect(struct controller *c, const struct replica_effect 
         group_stop_leading(c);
         break;
     case REPLICA_REPORT_SUPERSEDED:
-        election_superseded(c->election, e->promise.epoch, loop_now(c->loop), &c->replica_effects,
+        election_superseded(c->election, e->promise.epoch, core_now(c), &c->replica_effects,
                             &c->election_effects);
         break;
     case REPLICA_REPORT_DAMAGED:
-        log_error("metadata: this node's copy is damaged; it is mended from the others");
+        core_say(c, LOG_ERROR, "metadata: this node's copy is damaged; it is mended from the others");
         break;
     case REPLICA_REPORT_MENDED:
-        log_info("metadata: this node's copy is whole again");
+        core_say(c, LOG_INFO, "metadata: this node's copy is whole again");
         break;
     default:
         break; /* REPORT_ACTIVATED, CANNOT, CAUGHT_UP: an election needs none of them */
     }
 }
 
-static void on_replica_effect(struct controller *c, const struct replica_effect *e) {
+static void on_replica_effect(struct core *c, const struct replica_effect *e) {
+    c->host->replica_effect(c->host_context, e);
     switch (e->type) {
     case REPLICA_APPLY:
         apply(c, &e->entry);
@@ -264,80 +232,49 @@ static void on_replica_effect(struct controller *c, const struct replica_effect 
     case REPLICA_INSTALLED:
         installed(c, e);
         break;
-    case REPLICA_SEND_APPEND:
-        group_send_append(c, &e->append);
-        break;
-    case REPLICA_SEND_APPENDED:
-        group_send_appended(c, &e->appended);
-        break;
     case REPLICA_SEND_SEALED:
-        election_sealed(c->election, &e->sealed, loop_now(c->loop), &c->replica_effects,
-                        &c->election_effects);
+        election_sealed(c->election, &e->sealed, core_now(c), &c->replica_effects, &c->election_effects);
         break;
+    case REPLICA_SEND_APPEND:
+    case REPLICA_SEND_APPENDED:
     case REPLICA_SEND_PIECE:
-        group_send_piece(c, &e->piece);
-        break;
     case REPLICA_SEND_PIECED:
-        group_send_pieced(c, &e->pieced);
-        break;
+        break; /* the host has sent them */
     default:
-        on_write_effect(c, e);
+        group_write(c, e);
         on_leading_effect(c, e);
     }
 }
 
-static void on_election_effect(struct controller *c, const struct election_effect *e) {
-    switch (e->type) {
-    case ELECTION_SEND_PRE_VOTE:
-        group_send_pre_vote(c, &e->ask);
-        break;
-    case ELECTION_SEND_PRE_VOTED:
-        group_send_pre_voted(c, &e->answer);
-        break;
-    case ELECTION_SEND_VOTE:
-        group_send_vote(c, &e->ask);
-        break;
-    case ELECTION_SEND_VOTED:
-        group_send_voted(c, &e->answer);
-        break;
-    case ELECTION_SEND_TIMEOUT_NOW:
-        group_send_timeout_now(c, &e->ask);
-        break;
-    case ELECTION_STANDS:
-        counters_add(COUNTER_elections, 1);
-        log_info("stands for epoch %" PRIu64 " of the metadata group: %s", e->stands.epoch, e->stands.why);
-        break;
-    case ELECTION_STEPS_DOWN:
-        log_info("steps down from epoch %" PRIu64 " of the metadata group: %s", e->stands.epoch,
+static void on_election_effect(struct core *c, const struct election_effect *e) {
+    c->host->election_effect(c->host_context, e);
+    if (e->type == ELECTION_STANDS)
+        core_say(c, LOG_INFO, "stands for epoch %" PRIu64 " of the metadata group: %s", e->stands.epoch,
                  e->stands.why);
-    }
+    else if (e->type == ELECTION_STEPS_DOWN)
+        core_say(c, LOG_INFO, "steps down from epoch %" PRIu64 " of the metadata group: %s", e->stands.epoch,
+                 e->stands.why);
 }
 
-static void on_control_effect(struct controller *c, const struct control_effect *e) {
+static void on_control_effect(struct core *c, const struct control_effect *e) {
     switch (e->type) {
     case CONTROL_SEND_SEAL:
-        shards_seal(c, e->member, e->partition, &e->seal);
-        break;
     case CONTROL_SEND_RECORD:
-        shards_record(c, e->member, e->partition);
-        break;
     case CONTROL_SEND_HOLD:
-        shards_hold(c, e->member, e->partition, e->hold.target, e->hold.at_most);
-        break;
     case CONTROL_SEND_DROP:
-        shards_drop(c, e->member, e->partition, e->drop.epoch, e->drop.removed);
+        c->host->order(c->host_context, e);
         break;
     case CONTROL_PROPOSE:
         propose_for_control(c, e);
         break;
     case CONTROL_SAY:
-        log_info("%s", e->text);
+        core_say(c, LOG_INFO, "%s", e->text);
     }
 }
 
 /* Each list is taken away whole before it is walked: carrying out adds new ones. */
 #define RUN(kind)                                                                                            \
-    static bool run_##kind(struct controller *c) {                                                           \
+    static bool run_##kind(struct core *c) {                                                                 \
         struct kind##_effects fx = c->kind##_effects;                                                        \
         c->kind##_effects = (struct kind##_effects){0};                                                      \
         for (size_t i = 0; i < fx.count; i++)                                                                \
@@ -351,7 +288,7 @@ RUN(replica)
 RUN(election)
 RUN(control)
 
-void group_run(struct controller *c) {
+void group_run(struct core *c) {
     if (c->running)
         return;
     c->running = true;
@@ -364,41 +301,161 @@ void group_run(struct controller *c) {
     c->running = false;
 }
 
-void group_turn(struct controller *c) {
-    usec_t now = loop_now(c->loop);
+void group_turn(struct core *c) {
+    usec_t now = core_now(c);
     if (c->leads)
         control_pump(c->control, now, &c->control_effects);
     group_run(c);
-    group_voters(c);
+    change_voters(c);
     if (replica_dirty(c->replica))
         replica_pump(c->replica, now, &c->replica_effects);
     group_run(c);
-    if (replica_applied(c->replica) >= c->checkpoint_base + CONTROLLER_CHECKPOINT_ENTRIES)
+    if (replica_applied(c->replica) >= c->checkpoint_base + c->checkpoint_entries)
         group_checkpoint(c);
     group_reclaim(c);
     group_flush(c);
 }
 
 /* What the detector found out, in order, to whom it concerns. */
-void group_detected(struct controller *c) {
+void group_detected(struct core *c) {
     struct detector_changes found = c->detected;
     c->detected = (struct detector_changes){0};
     for (size_t i = 0; i < found.count; i++) {
         const struct detector_change *d = &found.items[i];
         const struct metadata_node *n = metadata_node(c->metadata, d->node);
-        if (d->is_node) {
-            c->map_changed = true;
-            log_info("%s %s -> %s, silent for %lld ms", n ? n->info.name : "?", detector_node_word(d->from),
-                     detector_node_word(d->to), (long long)(d->silent / USEC_MS));
-        } else if (d->index != DETECTOR_CONTROLLER) {
-            log_info("%s shard/%d %s -> %s", n ? n->info.name : "?", d->index, detector_health_name(d->from),
-                     detector_health_name(d->to));
-            c->map_changed = true;
-            if (c->leads)
-                control_member(c->control, d->member, d->to, loop_now(c->loop), &c->control_effects);
-        }
+        if (d->is_node || d->index != DETECTOR_CONTROLLER)
+            c->host->judged(c->host_context, d);
+        if (d->is_node)
+            core_say(c, LOG_INFO, "%s %s -> %s, silent for %lld ms", n ? n->info.name : "?",
+                     detector_node_word(d->from), detector_node_word(d->to),
+                     (long long)(d->silent / USEC_MS));
+        else if (d->index != DETECTOR_CONTROLLER)
+            core_say(c, LOG_INFO, "%s shard/%d %s -> %s", n ? n->info.name : "?", d->index,
+                     detector_health_name(d->from), detector_health_name(d->to));
+        if (c->leads && !d->is_node && d->index != DETECTOR_CONTROLLER)
+            control_member(c->control, d->member, d->to, core_now(c), &c->control_effects);
     }
     detector_changes_clear(&found);
     detector_changes_free(&found);
     group_run(c);
+}
+
+/* ---- messages of other controllers ---- */
+
+void group_on_append(struct core *c, const struct replica_append *m) {
+    if (m->to != c->self)
+        return;
+    election_heard(c->election, m->from, m->epoch, core_now(c));
+    replica_on_append(c->replica, m, core_now(c), &c->replica_effects);
+}
+
+void group_on_appended(struct core *c, const struct replica_appended *m) {
+    if (m->to != c->self)
+        return;
+    election_seen(c->election, m->from, m->sent_at);
+    replica_on_appended(c->replica, m, core_now(c), &c->replica_effects);
+}
+
+void group_on_piece(struct core *c, const struct replica_piece *m) {
+    if (m->to != c->self)
+        return;
+    election_heard(c->election, m->from, m->epoch, core_now(c));
+    replica_on_piece(c->replica, m, core_now(c), &c->replica_effects);
+}
+
+void group_on_pieced(struct core *c, const struct replica_pieced *m) {
+    if (m->to == c->self)
+        replica_on_pieced(c->replica, m, core_now(c), &c->replica_effects);
+}
+
+void group_on_pre_vote(struct core *c, const struct election_ask *m) {
+    election_on_pre_vote(c->election, m, core_now(c), &c->election_effects);
+}
+
+void group_on_pre_voted(struct core *c, const struct election_answer *m) {
+    election_on_pre_voted(c->election, m, core_now(c), &c->replica_effects, &c->election_effects);
+}
+
+void group_on_vote(struct core *c, const struct election_ask *m) {
+    election_on_vote(c->election, m, core_now(c), &c->replica_effects, &c->election_effects);
+}
+
+void group_on_voted(struct core *c, const struct election_answer *m) {
+    election_on_voted(c->election, m, core_now(c), &c->replica_effects, &c->election_effects);
+}
+
+void group_on_timeout_now(struct core *c, const struct election_ask *m) {
+    election_on_timeout_now(c->election, m, core_now(c), &c->replica_effects, &c->election_effects);
+}
+
+void group_peer_up(struct core *c, member_t m) {
+    election_back(c->election, m);
+    replica_peer_up(c->replica, m, core_now(c), &c->replica_effects);
+    group_run(c);
+}
+
+void group_peer_down(struct core *c, member_t m, bool gone) {
+    replica_peer_down(c->replica, m, core_now(c), &c->replica_effects);
+    if (gone)
+        election_gone(c->election, m, core_now(c));
+    group_run(c);
+}
+
+/* ---- life ---- */
+
+void group_found(struct core *c) {
+    CHECK(replica_last_index(c->replica) == 0);
+    election_free(c->election);
+    replica_free(c->replica);
+    group_recover(c, true);
+    c->empty = false;
+    c->election = election_new(c->replica, &c->rng, 0, core_now(c));
+    core_say(c, LOG_INFO, "every node of `initial` answers with an empty folder: forming the cluster");
+    election_stand(c->election, core_now(c), &c->replica_effects, &c->election_effects);
+    group_run(c);
+}
+
+void group_open(struct core *c, const struct core_options *options) {
+    *c = (struct core){.host = options->host,
+                       .host_context = options->host_context,
+                       .journal = options->journal,
+                       .self = options->self,
+                       .starts = options->starts,
+                       .founder = options->founder,
+                       .replace_after = options->replace_after,
+                       .checkpoint_entries = options->checkpoint_entries,
+                       .rng.state = options->election_seed};
+    usec_t now = core_now(c);
+    c->metadata = metadata_new();
+    c->detector = detector_new(options->failure_timeout, options->heartbeat, now);
+    c->control = control_new(
+        &(struct control_options){.rebuild_grace = options->rebuild_grace, .seed = options->control_seed},
+        c->metadata, c->detector);
+    group_recover(c, false);
+    c->empty = replica_last_index(c->replica) == 0 && replica_promise(c->replica) == 0;
+    c->election = election_new(c->replica, &c->rng, 0, now);
+    metadata_changes_clear(&c->changes);
+    core_say(c, LOG_INFO, "metadata: %zu nodes, %zu mailboxes, %zu partitions; log ends at %" PRIu64 "%s",
+             metadata_nodes_count(c->metadata), metadata_mailboxes_count(c->metadata),
+             metadata_partitions_count(c->metadata), replica_last_index(c->replica),
+             c->empty ? ", empty" : "");
+}
+
+void group_close(struct core *c) {
+    group_stop_leading(c);
+    while (c->flushes) {
+        struct group_flush *f = c->flushes;
+        c->flushes = f->next;
+        free(f);
+    }
+    election_free(c->election);
+    replica_free(c->replica);
+    control_free(c->control);
+    detector_free(c->detector);
+    metadata_free(c->metadata);
+    replica_effects_free(&c->replica_effects);
+    election_effects_free(&c->election_effects);
+    control_effects_free(&c->control_effects);
+    metadata_changes_free(&c->changes);
+    detector_changes_free(&c->detected);
 }

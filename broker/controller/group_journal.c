@@ -7,50 +7,34 @@
  * in the same journal (VOTES_PARTITION), an entry a vote, newest counts.
  */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/random.h>
 
 #include "base/body.h"
 #include "base/check.h"
-#include "base/counters.h"
-#include "base/log.h"
 #include "base/xalloc.h"
-#include "controller/group_private.h"
+#include "controller/core_private.h"
 
 enum { DAMAGE_START_SHIFT = 24, FETCH_ENTRIES_MAX = 1024 };
 #define FETCH_BYTES_MAX ((size_t)1 << 20)
 
 /* ---- journal ---- */
 
-static void on_synced_thread(void *ctx, uint64_t ticket) {
-    struct controller *c = ctx;
-    __atomic_store_n(&c->synced_ticket, ticket, __ATOMIC_RELEASE);
-    if (!__atomic_exchange_n(&c->synced_posted, 1, __ATOMIC_ACQ_REL))
-        loop_post(c->loop, &c->synced_event);
-}
-
-static void on_synced(struct loop_event *event) {
-    struct controller *c = (struct controller *)((char *)event - offsetof(struct controller, synced_event));
-    __atomic_store_n(&c->synced_posted, 0, __ATOMIC_RELEASE);
-    uint64_t ticket = __atomic_load_n(&c->synced_ticket, __ATOMIC_ACQUIRE);
+void group_synced(struct core *c, uint64_t ticket) {
     journal_completed(c->journal, ticket);
     while (c->flushes && c->flushes->ticket <= ticket) {
         struct group_flush *f = c->flushes;
         c->flushes = f->next;
         if (!c->flushes)
             c->flushes_last = NULL;
-        replica_stored(c->replica, f->mark, true, loop_now(c->loop), &c->replica_effects);
+        replica_stored(c->replica, f->mark, true, core_now(c), &c->replica_effects);
         if (f->checkpoint)
             replica_checkpointed(c->replica, f->checkpoint);
         free(f);
-        counters_add(COUNTER_journal_syncs, 1);
     }
     group_run(c);
 }
 
-void group_flush(struct controller *c) {
+void group_flush(struct core *c) {
     uint64_t mark = replica_mark(c->replica);
     uint64_t ticket = journal_flush(c->journal);
     if (mark == c->flushed_mark && !c->checkpoint_pending)
@@ -66,7 +50,7 @@ void group_flush(struct controller *c) {
     c->flushes_last = f;
 }
 
-void group_write_vote(struct controller *c, uint64_t epoch, member_t candidate) {
+static void write_vote(struct core *c, uint64_t epoch, member_t candidate) {
     journal_write_promise(c->journal, GROUP_PARTITION, epoch);
     struct encoder e = {0};
     encode_u64(&e, epoch);
@@ -74,6 +58,37 @@ void group_write_vote(struct controller *c, uint64_t epoch, member_t candidate) 
     struct body *body = encoder_body(&e);
     journal_write_entry(c->journal, VOTES_PARTITION, 1, ++c->votes_index, ENTRY_COMMAND, body);
     body_drop(body);
+}
+
+void group_write(struct core *c, const struct replica_effect *e) {
+    struct journal *j = c->journal;
+    switch (e->type) {
+    case REPLICA_WRITE:
+        journal_write_entry(j, GROUP_PARTITION, e->entry.epoch, e->entry.index, e->entry.type, e->entry.body);
+        break;
+    case REPLICA_TRUNCATE:
+        journal_write_truncate(j, GROUP_PARTITION, e->index);
+        break;
+    case REPLICA_PROMISE:
+        write_vote(c, e->promise.epoch, e->promise.candidate);
+        break;
+    case REPLICA_MARK_DAMAGED:
+        journal_write_damage(j, GROUP_PARTITION,
+                             e->damage.everything ? 1 : replica_last_index(c->replica) + 1);
+        break;
+    case REPLICA_MARK_WHOLE:
+        journal_write_mended(j, GROUP_PARTITION);
+        break;
+    case REPLICA_STAGE:
+        journal_write_staged(j, GROUP_PARTITION, e->entry.epoch, e->entry.index, e->entry.type,
+                             e->entry.body);
+        break;
+    case REPLICA_UNSTAGE:
+        journal_forget_staged(j, GROUP_PARTITION);
+        break;
+    default:
+        break;
+    }
 }
 
 static bool parse_vote(struct body *body, uint64_t *epoch, member_t *candidate) {
@@ -84,7 +99,7 @@ static bool parse_vote(struct body *body, uint64_t *epoch, member_t *candidate) 
 }
 
 /* The newest vote: the last entry of its log, or what its checkpoint says. */
-static void read_vote(struct controller *c, struct replica_state *state) {
+static void read_vote(struct core *c, struct replica_state *state) {
     struct journal_partition jp;
     struct journal_location at;
     struct body *body = NULL;
@@ -107,7 +122,7 @@ static void read_vote(struct controller *c, struct replica_state *state) {
     body_drop(body);
 }
 
-static void sum_up_votes(struct controller *c) {
+static void sum_up_votes(struct core *c) {
     struct encoder e = {0};
     struct replica_state state = {0};
     read_vote(c, &state);
@@ -120,7 +135,7 @@ static void sum_up_votes(struct controller *c) {
     body_drop(body);
 }
 
-void group_checkpoint(struct controller *c) {
+void group_checkpoint(struct core *c) {
     uint64_t base = replica_applied(c->replica);
     if (base <= c->checkpoint_base)
         return;
@@ -136,11 +151,11 @@ void group_checkpoint(struct controller *c) {
     if (err == ERR_OK)
         c->checkpoint_base = c->checkpoint_pending = base;
     else
-        log_error("metadata: checkpoint at %" PRIu64 ": %s", base, err_text(err));
+        core_say(c, LOG_ERROR, "metadata: checkpoint at %" PRIu64 ": %s", base, err_text(err));
 }
 
 static void needs_checkpoint(void *ctx, uint64_t partition) {
-    struct controller *c = ctx;
+    struct core *c = ctx;
     uint64_t before = c->checkpoint_base;
     if (partition == VOTES_PARTITION)
         sum_up_votes(c);
@@ -150,13 +165,13 @@ static void needs_checkpoint(void *ctx, uint64_t partition) {
         journal_carry(c->journal, partition);
 }
 
-void group_reclaim(struct controller *c) {
+void group_reclaim(struct core *c) {
     enum journal_progress progress = journal_reclaim(c->journal);
     if (progress == JOURNAL_WAITS)
         journal_needs_checkpoint(c->journal, needs_checkpoint, c);
 }
 
-static struct body *read_entry(struct controller *c, uint64_t index, struct entry *out) {
+static struct body *read_entry(struct core *c, uint64_t index, struct entry *out) {
     struct journal_location at;
     struct body *body = NULL;
     if (journal_locate(c->journal, GROUP_PARTITION, index, &at) != ERR_OK ||
@@ -167,7 +182,7 @@ static struct body *read_entry(struct controller *c, uint64_t index, struct entr
 }
 
 /* Metadata is small: read on the loop. */
-void group_fetch(struct controller *c, uint64_t from, uint64_t to, member_t reader) {
+void group_fetch(struct core *c, uint64_t from, uint64_t to, member_t reader) {
     struct entry *entries = xcalloc(FETCH_ENTRIES_MAX, sizeof *entries);
     size_t count = 0, bytes = 0;
     while (from + count <= to && count < FETCH_ENTRIES_MAX && bytes < FETCH_BYTES_MAX) {
@@ -180,8 +195,7 @@ void group_fetch(struct controller *c, uint64_t from, uint64_t to, member_t read
     struct journal_location at;
     bool unreadable = count == 0 && journal_locate(c->journal, GROUP_PARTITION, from, &at) == ERR_OK &&
                       (body_drop(at.in_flight), true);
-    replica_fetched(c->replica, reader, from, entries, count, unreadable, loop_now(c->loop),
-                    &c->replica_effects);
+    replica_fetched(c->replica, reader, from, entries, count, unreadable, core_now(c), &c->replica_effects);
     for (size_t i = 0; i < count; i++)
         body_drop(entries[i].body);
     free(entries);
@@ -189,15 +203,7 @@ void group_fetch(struct controller *c, uint64_t from, uint64_t to, member_t read
 
 /* ---- opening ---- */
 
-static bool founder(const struct controller *c) {
-    const char *lowest = c->config->initial_count ? c->config->initial[0].name : "";
-    for (size_t i = 1; i < c->config->initial_count; i++)
-        if (strcmp(c->config->initial[i].name, lowest) < 0)
-            lowest = c->config->initial[i].name;
-    return strcmp(lowest, c->config->node) == 0;
-}
-
-static struct entry *log_of(struct controller *c, const struct journal_partition *jp, size_t *count) {
+static struct entry *log_of(struct core *c, const struct journal_partition *jp, size_t *count) {
     uint64_t last = jp->last_index;
     if (jp->damaged && jp->damaged_from && jp->damaged_from <= last)
         last = jp->damaged_from - 1;
@@ -211,7 +217,7 @@ static struct entry *log_of(struct controller *c, const struct journal_partition
     return entries;
 }
 
-static void make_replica(struct controller *c, bool found) {
+void group_recover(struct core *c, bool found) {
     struct journal_partition jp = {.id = GROUP_PARTITION};
     struct replica_state state = {0};
     struct body *body = NULL;
@@ -243,7 +249,7 @@ static void make_replica(struct controller *c, bool found) {
     state.entries = entries;
     /* a founder that had begun (or begins now) and has no voters in its log yet
      * is its own only voter: see forming.c */
-    if (state.config.count == 0 && (found || (founder(c) && state.entries_count > 0)))
+    if (state.config.count == 0 && (found || (c->founder && state.entries_count > 0)))
         state.config = (struct replica_set){.count = 1, .members = {c->self}};
     c->replica = replica_new(
         &(struct replica_options){.self = c->self, .synced = true, .config_in_log = true}, &state);
@@ -253,72 +259,4 @@ static void make_replica(struct controller *c, bool found) {
     free(entries);
     free((void *)(uintptr_t)state.epochs);
     body_drop(body);
-}
-
-void group_found(struct controller *c) {
-    CHECK(replica_last_index(c->replica) == 0);
-    election_free(c->election);
-    replica_free(c->replica);
-    make_replica(c, true);
-    c->empty = false;
-    c->election = election_new(c->replica, &c->rng, 0, loop_now(c->loop));
-    log_info("every node of `initial` answers with an empty folder: forming cluster %s", c->config->cluster);
-    election_stand(c->election, loop_now(c->loop), &c->replica_effects, &c->election_effects);
-    group_run(c);
-}
-
-bool group_open(struct controller *c, struct err_detail *detail) {
-    char folder[CONFIG_PATH_BYTES_MAX + 32];
-    uint64_t random;
-    snprintf(folder, sizeof folder, "%s/controller", c->config->data);
-    CHECK(getrandom(&random, sizeof random, 0) == (ssize_t)sizeof random);
-    c->synced_event.fire = on_synced;
-    struct journal_recovered recovered;
-    enum err err = journal_open(&(struct journal_options){.folder = folder,
-                                                          .segment_bytes = 16 << 20,
-                                                          .batch_type = UINT8_MAX,
-                                                          .random = random | 1,
-                                                          .completed = on_synced_thread,
-                                                          .ctx = c},
-                                &c->journal, &recovered, detail);
-    if (err != ERR_OK)
-        return false;
-    c->self = recovered.identity;
-    c->starts = recovered.start;
-    usec_t now = loop_now(c->loop);
-    c->metadata = metadata_new();
-    c->detector = detector_new(c->config->timeout, c->config->heartbeat, now);
-    c->control =
-        control_new(&(struct control_options){.rebuild_grace = c->config->rebuild_grace, .seed = random},
-                    c->metadata, c->detector);
-    make_replica(c, false);
-    c->empty = replica_last_index(c->replica) == 0 && replica_promise(c->replica) == 0;
-    c->election = election_new(c->replica, &c->rng, 0, now);
-    metadata_changes_clear(&c->changes);
-    log_info("metadata: %zu nodes, %zu mailboxes, %zu partitions; log ends at %" PRIu64 "%s",
-             metadata_nodes_count(c->metadata), metadata_mailboxes_count(c->metadata),
-             metadata_partitions_count(c->metadata), replica_last_index(c->replica),
-             c->empty ? ", empty" : "");
-    return true;
-}
-
-void group_close(struct controller *c) {
-    group_stop_leading(c);
-    journal_flush(c->journal);
-    journal_close(c->journal);
-    while (c->flushes) {
-        struct group_flush *f = c->flushes;
-        c->flushes = f->next;
-        free(f);
-    }
-    election_free(c->election);
-    replica_free(c->replica);
-    control_free(c->control);
-    detector_free(c->detector);
-    metadata_free(c->metadata);
-    replica_effects_free(&c->replica_effects);
-    election_effects_free(&c->election_effects);
-    control_effects_free(&c->control_effects);
-    metadata_changes_free(&c->changes);
-    detector_changes_free(&c->detected);
 }

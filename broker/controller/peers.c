@@ -36,12 +36,12 @@ static struct hello ours(void) {
 void links_identify(struct controller *c, Mr__Identity *out) {
     mr__identity__init(out);
     out->cluster = (char *)(uintptr_t)c->config->cluster;
-    out->cluster_id = metadata_cluster_id(c->metadata);
+    out->cluster_id = metadata_cluster_id(c->core.metadata);
     out->node = (char *)(uintptr_t)c->config->node;
     out->role = (char *)"controller";
     out->instance = child_instance(c->child);
-    out->member = c->self;
-    out->starts = c->starts;
+    out->member = c->core.self;
+    out->starts = c->core.starts;
 }
 
 /* ---- the table of controllers ---- */
@@ -110,7 +110,7 @@ static void link_remove(struct peer_link *l) {
 }
 
 static uint32_t node_of(struct controller *c, const struct peer *p) {
-    const struct metadata_node *n = metadata_node_named(c->metadata, p->name);
+    const struct metadata_node *n = metadata_node_named(c->core.metadata, p->name);
     return n ? n->id : 0;
 }
 
@@ -118,9 +118,9 @@ static void heard(struct peer_link *l) {
     struct controller *c = l->controller;
     uint32_t node = l->peer ? node_of(c, l->peer) : 0;
     if (node)
-        detector_heard(c->detector, node, DETECTOR_CONTROLLER, loop_now(c->loop), &c->detected);
-    if (c->detected.count)
-        group_detected(c);
+        detector_heard(c->core.detector, node, DETECTOR_CONTROLLER, loop_now(c->loop), &c->core.detected);
+    if (c->core.detected.count)
+        group_detected(&c->core);
 }
 
 static void controller_up(struct peer_link *l, const Mr__Identity *who) {
@@ -130,7 +130,7 @@ static void controller_up(struct peer_link *l, const Mr__Identity *who) {
     l->peer->member = who->member;
     l->peer->link = l;
     heard(l);
-    group_peer_up(c, who->member);
+    group_peer_up(&c->core, who->member);
     forming_peer_up(c, l);
 }
 
@@ -147,16 +147,16 @@ static void link_ended(struct peer_link *l) {
     if (p && p->link == l) {
         p->link = other_link(l);
         if (p->link)
-            group_peer_up(c, p->member); /* what was in flight on the other is gone */
+            group_peer_up(&c->core, p->member); /* what was in flight on the other is gone */
         else
-            group_peer_down(c, p->member, false);
+            group_peer_down(&c->core, p->member, false);
     }
     link_remove(l);
 }
 
 static bool cluster_fits(struct peer_link *l, const Mr__Identity *who) {
     struct controller *c = l->controller;
-    uint64_t own = metadata_cluster_id(c->metadata);
+    uint64_t own = metadata_cluster_id(c->core.metadata);
     if (!who || strcmp(who->cluster, c->config->cluster) != 0) {
         link_refuse(l->link, ERR_DENIED, "hello of cluster '%s', this node is of '%s'",
                     who ? who->cluster : "", c->config->cluster);
@@ -184,7 +184,7 @@ static void on_hello(struct peer_link *l, const struct frame *frame) {
         return;
     loop_timer_stop(c->loop, &l->hello_timer);
     if (strcmp(m->identity->role, "controller") == 0 && m->identity->member &&
-        m->identity->member != c->self) {
+        m->identity->member != c->core.self) {
         controller_up(l, m->identity);
     } else if (strcmp(m->identity->role, "gateway") == 0 && strcmp(m->identity->node, c->config->node) == 0) {
         l->kind = LINK_GATEWAY;
@@ -203,7 +203,7 @@ static void on_welcome(struct peer_link *l, const struct frame *frame) {
     if (!m || !cluster_fits(l, m->identity) || hello_welcomed(l->link, &offer, m, &agreed) != ERR_OK)
         return;
     loop_timer_stop(l->controller->loop, &l->hello_timer);
-    if (m->identity->member == l->controller->self)
+    if (m->identity->member == l->controller->core.self)
         link_close(l->link, ERR_INVALID, "this address is this node's own");
     else
         controller_up(l, m->identity);
@@ -245,10 +245,10 @@ void heartbeat_fill(struct controller *c, Mr__Heartbeat *m) {
     m->node = (char *)(uintptr_t)c->config->node;
     m->sequence = ++c->heartbeat_sequence;
     m->sent_at = loop_now(c->loop);
-    m->applied = metadata_index(c->metadata);
+    m->applied = metadata_index(c->core.metadata);
     m->client_address = (char *)(uintptr_t)c->config->listen_client.text;
     m->admin_address = (char *)(uintptr_t)c->config->listen_admin.text;
-    m->term = election_leading(c->election) ? replica_epoch(c->replica) : 0;
+    m->term = election_leading(c->core.election) ? replica_epoch(c->core.replica) : 0;
     if (child_board(c->child, &own_board))
         fill_processes(&own_board, m);
     m->shards = xcalloc(c->config->shards, sizeof *m->shards);
@@ -267,9 +267,9 @@ void heartbeat_fill(struct controller *c, Mr__Heartbeat *m) {
 /* To all at each interval; out of turn when newly applied metadata lets somebody
  * who waits for it go on (requests.c). */
 void peers_heartbeat(struct controller *c, bool only_if_applied) {
-    if (only_if_applied && metadata_index(c->metadata) == c->applied_sent)
+    if (only_if_applied && metadata_index(c->core.metadata) == c->applied_sent)
         return;
-    c->applied_sent = metadata_index(c->metadata);
+    c->applied_sent = metadata_index(c->core.metadata);
     Mr__Heartbeat m;
     heartbeat_fill(c, &m);
     PEERS_EACH(c, p) {
@@ -297,9 +297,9 @@ static void on_heartbeat(struct peer_link *l, const struct frame *frame) {
     l->peer->applied = m->applied;
     counters_add(COUNTER_heartbeats_in, 1);
     if (m->term)
-        election_heard(c->election, l->peer->member, m->term, loop_now(c->loop));
-    for (size_t i = 0; c->leads && i < m->n_shards; i++)
-        control_load(c->control, m->shards[i]->member, m->shards[i]->backlog_messages);
+        election_heard(c->core.election, l->peer->member, m->term, loop_now(c->loop));
+    for (size_t i = 0; c->core.leads && i < m->n_shards; i++)
+        control_load(c->core.control, m->shards[i]->member, m->shards[i]->backlog_messages);
     seen.sequence = m->sequence;
     seen.sent_at = m->sent_at;
     link_send(l->link, FRAME_HEARTBEAT_SEEN, &seen.base, NULL, 0);
@@ -310,7 +310,7 @@ static void on_heartbeat(struct peer_link *l, const struct frame *frame) {
 static void on_heartbeat_seen(struct peer_link *l, const struct frame *frame) {
     Mr__HeartbeatSeen *m = frame_read_heartbeat_seen(l->link, frame);
     if (m)
-        election_seen(l->controller->election, l->peer->member, m->sent_at);
+        election_seen(l->controller->core.election, l->peer->member, m->sent_at);
 }
 
 /* ---- frames ---- */
@@ -412,11 +412,11 @@ static void peer_refused(struct peer *p) {
     if (p->link)
         return;
     if (node) {
-        detector_gone(c->detector, node, DETECTOR_CONTROLLER, loop_now(c->loop), &c->detected);
-        group_detected(c);
+        detector_gone(c->core.detector, node, DETECTOR_CONTROLLER, loop_now(c->loop), &c->core.detected);
+        group_detected(&c->core);
     }
     if (p->member)
-        group_peer_down(c, p->member, true);
+        group_peer_down(&c->core, p->member, true);
 }
 
 static void on_keep_down(void *ctx, struct keep *keep, const struct link_end *end, bool was_up) {
@@ -460,29 +460,29 @@ void peers_know(struct controller *c, const char *name, const char *address) {
 static void watch_node(struct controller *c, const struct metadata_node *n) {
     struct peer *p;
     if (n->state == NODE_LEFT) {
-        detector_forget_node(c->detector, n->id);
+        detector_forget_node(c->core.detector, n->id);
         return;
     }
     peers_know(c, n->info.name, n->info.cluster_address);
-    detector_watch(c->detector, n->id, DETECTOR_CONTROLLER, n->info.controller, loop_now(c->loop));
+    detector_watch(c->core.detector, n->id, DETECTOR_CONTROLLER, n->info.controller, loop_now(c->loop));
     for (uint32_t i = 0; i < n->info.shards_count; i++)
-        detector_watch(c->detector, n->id, (int)i, n->info.shards[i], loop_now(c->loop));
+        detector_watch(c->core.detector, n->id, (int)i, n->info.shards[i], loop_now(c->loop));
     if ((p = peers_named(c, n->info.name)) && p->link)
         heard(p->link);
 }
 
 void peers_hear_self(struct controller *c) {
-    const struct metadata_node *own = metadata_node_named(c->metadata, c->config->node);
+    const struct metadata_node *own = metadata_node_named(c->core.metadata, c->config->node);
     if (own)
-        detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, loop_now(c->loop), &c->detected);
+        detector_heard(c->core.detector, own->id, DETECTOR_CONTROLLER, loop_now(c->loop), &c->core.detected);
 }
 
 /* Everybody the metadata knows, or the configuration while there is none. */
 void peers_refresh(struct controller *c) {
-    for (size_t i = 0; !metadata_cluster_id(c->metadata) && i < c->config->initial_count; i++)
+    for (size_t i = 0; !metadata_cluster_id(c->core.metadata) && i < c->config->initial_count; i++)
         peers_know(c, c->config->initial[i].name, c->config->initial[i].address.text);
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
-        watch_node(c, metadata_node_at(c->metadata, i));
+    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++)
+        watch_node(c, metadata_node_at(c->core.metadata, i));
     peers_hear_self(c);
 }
 

@@ -60,8 +60,8 @@ static void answer(struct controller *c, struct request *r, enum err code, const
 
 static void recover_here(struct controller *c, struct request *r) {
     struct err_detail detail = {0};
-    enum err err = control_recover(c->control, r->recover_mailbox, r->recover_node, loop_now(c->loop),
-                                   &c->control_effects, &detail);
+    enum err err = control_recover(c->core.control, r->recover_mailbox, r->recover_node, loop_now(c->loop),
+                                   &c->core.control_effects, &detail);
     answer(c, r, err, err == ERR_OK ? "" : detail.text);
 }
 
@@ -76,7 +76,7 @@ static void propose_here(struct controller *c, struct request *r) {
         answer(c, r, ERR_INVALID, "a command this release does not know");
         return;
     }
-    enum err err = control_prepare(c->control, &command, &detail);
+    enum err err = control_prepare(c->core.control, &command, &detail);
     struct encoder e = {0};
     if (err == ERR_OK)
         command_encode(&command, &e);
@@ -86,7 +86,7 @@ static void propose_here(struct controller *c, struct request *r) {
         return;
     }
     struct body *body = encoder_body(&e);
-    err = group_propose(c, body, &r->index);
+    err = group_propose(&c->core, body, &r->index);
     body_drop(body);
     r->proposed = err == ERR_OK;
 }
@@ -94,7 +94,7 @@ static void propose_here(struct controller *c, struct request *r) {
 /* ---- there ---- */
 
 static void pass_on(struct controller *c, struct request *r) {
-    struct peer *p = peers_member(c, election_leader(c->election));
+    struct peer *p = peers_member(c, election_leader(c->core.election));
     if (!p || !p->link || r->from == FROM_CONTROLLER)
         return; /* a proposal is passed on once: its asker asks the next leader */
     Mr__Propose m = MR__PROPOSE__INIT;
@@ -111,7 +111,7 @@ static void pass_on(struct controller *c, struct request *r) {
 static void go(struct controller *c, struct request *r) {
     if (r->proposed || r->applied || r->forwarded)
         return;
-    if (c->leads && election_proposable(c->election))
+    if (c->core.leads && election_proposable(c->core.election))
         propose_here(c, r);
     else if (r->from == FROM_CONTROLLER)
         answer(c, r, ERR_NOT_LEADER, "not the leading controller");
@@ -124,7 +124,7 @@ void requests_go(struct controller *c) {
         next = r->next;
         go(c, r);
     }
-    group_run(c);
+    group_run(&c->core);
 }
 
 static struct request *add(struct controller *c, enum request_from from, uint64_t link, uint64_t number,
@@ -151,10 +151,10 @@ static bool full(struct controller *c) {
 /* ---- a command's life after it was proposed ---- */
 
 static bool visible(struct controller *c, const struct request *r) {
-    if (metadata_index(c->metadata) < r->visible_index)
+    if (metadata_index(c->core.metadata) < r->visible_index)
         return false;
     PEERS_EACH(c, p)
-    if (p->link && metadata_node_named(c->metadata, p->name) && p->applied < r->visible_index)
+    if (p->link && metadata_node_named(c->core.metadata, p->name) && p->applied < r->visible_index)
         return false;
     return true;
 }
@@ -193,7 +193,7 @@ static void expire(struct controller *c) {
             r->forwarded = false; /* the leader it was passed to is gone */
         if (now >= r->deadline)
             answer(c, r, ERR_TIMEOUT,
-                   metadata_cluster_id(c->metadata)
+                   metadata_cluster_id(c->core.metadata)
                        ? "no controller led the metadata group in time"
                        : "the cluster has not formed: not all nodes of `initial` are there");
     }
@@ -236,7 +236,7 @@ static void on_propose(struct peer_link *l, const struct frame *frame) {
     snprintf(r->recover_mailbox, sizeof r->recover_mailbox, "%s", m->recover_mailbox);
     snprintf(r->recover_node, sizeof r->recover_node, "%s", m->recover_node);
     go(c, r);
-    group_run(c);
+    group_run(&c->core);
 }
 
 bool requests_frame(struct peer_link *l, const struct frame *frame) {
@@ -268,7 +268,7 @@ void requests_node_set(struct controller *c, const struct node_info *info) {
         struct request *r = add(c, FROM_SELF, 0, 0, 0);
         r->command = body_keep(body);
         go(c, r);
-        group_run(c);
+        group_run(&c->core);
     }
     body_drop(body);
 }
@@ -363,7 +363,7 @@ static void on_change(struct peer_link *l, const Mr__Request *m) {
     struct request *r = add(c, FROM_GATEWAY, l->id, m->request, m->deadline_us);
     r->command = encoder_body(&e);
     go(c, r);
-    group_run(c);
+    group_run(&c->core);
 }
 
 static void on_recover(struct peer_link *l, const Mr__Request *m) {
@@ -372,7 +372,7 @@ static void on_recover(struct peer_link *l, const Mr__Request *m) {
     snprintf(r->recover_mailbox, sizeof r->recover_mailbox, "%s", m->mailbox_recover->name);
     snprintf(r->recover_node, sizeof r->recover_node, "%s", m->mailbox_recover->node);
     go(c, r);
-    group_run(c);
+    group_run(&c->core);
 }
 
 static void on_request(struct peer_link *l, const Mr__Request *m) {

@@ -89,8 +89,8 @@ static void fill_record(const struct replica_record *r, Mr__PartitionRecord *m) 
 }
 
 static Mr__PartitionRecord *record_of(struct controller *c, uint64_t partition) {
-    const struct metadata_partition *p = metadata_partition(c->metadata, partition);
-    const struct metadata_mailbox *b = p ? metadata_mailbox(c->metadata, p->mailbox) : NULL;
+    const struct metadata_partition *p = metadata_partition(c->core.metadata, partition);
+    const struct metadata_mailbox *b = p ? metadata_mailbox(c->core.metadata, p->mailbox) : NULL;
     Mr__PartitionRecord *m = xmalloc(sizeof *m);
     mr__partition_record__init(m);
     m->partition = partition;
@@ -101,7 +101,7 @@ static Mr__PartitionRecord *record_of(struct controller *c, uint64_t partition) 
     m->mailbox_id = b->id;
     m->number = p->number;
     m->crashes = p->crashes;
-    m->dead_letter_partitions = metadata_dead_letter_partitions(c->metadata, b);
+    m->dead_letter_partitions = metadata_dead_letter_partitions(c->core.metadata, b);
     m->settings = settings_bytes(&b->settings);
     fill_record(&p->record, m);
     add_subscriptions(m, b);
@@ -128,7 +128,7 @@ static void free_record(Mr__PartitionRecord *m) {
 static void send_records(struct shard_peer *s, const uint64_t *partitions, size_t count, bool complete) {
     struct controller *c = s->controller;
     Mr__Records m = MR__RECORDS__INIT;
-    m.term = c->leads ? replica_epoch(c->replica) : 0;
+    m.term = c->core.leads ? replica_epoch(c->core.replica) : 0;
     m.complete = complete;
     m.records = xcalloc(count, sizeof *m.records);
     for (size_t i = 0; i < count; i++)
@@ -150,7 +150,7 @@ static void send_in_frames(struct shard_peer *s, const uint64_t *partitions, siz
 
 static bool concerns(const struct controller *c, const struct shard_peer *s,
                      const struct metadata_partition *p) {
-    return metadata_holds(&p->record, s->member) || metadata_drop_find(c->metadata, p->id, s->member);
+    return metadata_holds(&p->record, s->member) || metadata_drop_find(c->core.metadata, p->id, s->member);
 }
 
 /* Everything this shard holds, or is to drop because its mailbox is gone. */
@@ -159,7 +159,7 @@ static void send_everything(struct shard_peer *s) {
     uint64_t *list = NULL;
     size_t count = 0, capacity = 0;
     const struct metadata_partition *p = NULL;
-    while ((p = metadata_partition_next(c->metadata, p ? p->id : 0))) {
+    while ((p = metadata_partition_next(c->core.metadata, p ? p->id : 0))) {
         if (!concerns(c, s, p))
             continue;
         xgrow(&list, &capacity, count + 1, sizeof *list);
@@ -208,11 +208,11 @@ static void add_member(Mr__Members *m, const struct metadata_node *n, uint32_t i
 static void send_members(struct shard_peer *s) {
     struct controller *c = s->controller;
     Mr__Members m = MR__MEMBERS__INIT;
-    m.members = xcalloc(metadata_nodes_count(c->metadata) * NODE_SHARDS_MAX, sizeof *m.members);
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++) {
-        const struct metadata_node *n = metadata_node_at(c->metadata, i);
+    m.members = xcalloc(metadata_nodes_count(c->core.metadata) * NODE_SHARDS_MAX, sizeof *m.members);
+    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++) {
+        const struct metadata_node *n = metadata_node_at(c->core.metadata, i);
         for (uint32_t k = 0; n->state != NODE_LEFT && k < n->info.shards_count; k++)
-            add_member(&m, n, k, detector_node(c->detector, n->id) == DETECTOR_UP);
+            add_member(&m, n, k, detector_node(c->core.detector, n->id) == DETECTOR_UP);
     }
     link_send(s->link, FRAME_MEMBERS, &m.base, NULL, 0);
     for (size_t i = 0; i < m.n_members; i++) {
@@ -235,14 +235,14 @@ void shards_changed(struct controller *c, const struct metadata_changes *changes
             continue;
         }
         for (size_t i = 0; i < changes->partitions_count; i++) {
-            const struct metadata_partition *p = metadata_partition(c->metadata, changes->partitions[i]);
+            const struct metadata_partition *p = metadata_partition(c->core.metadata, changes->partitions[i]);
             if (!p || concerns(c, s, p))
                 shards_record(c, s->member, changes->partitions[i]);
         }
         for (size_t i = 0; i < changes->mailboxes_count; i++) {
-            const struct metadata_mailbox *b = metadata_mailbox(c->metadata, changes->mailboxes[i]);
+            const struct metadata_mailbox *b = metadata_mailbox(c->core.metadata, changes->mailboxes[i]);
             for (uint32_t k = 0; b && k < b->partitions_count; k++)
-                if (concerns(c, s, metadata_partition(c->metadata, b->partitions[k])))
+                if (concerns(c, s, metadata_partition(c->core.metadata, b->partitions[k])))
                     shards_record(c, s->member, b->partitions[k]);
         }
     }
@@ -250,7 +250,7 @@ void shards_changed(struct controller *c, const struct metadata_changes *changes
 
 static void send_lead(struct shard_peer *s) {
     Mr__Lead m = MR__LEAD__INIT;
-    m.term = replica_epoch(s->controller->replica);
+    m.term = replica_epoch(s->controller->core.replica);
     link_send(s->link, FRAME_LEAD, &m.base, NULL, 0);
 }
 
@@ -335,7 +335,7 @@ void shards_ping(struct controller *c) {
 static void on_sealeds(struct shard_peer *s, struct link *link, const struct frame *frame) {
     struct controller *c = s->controller;
     Mr__Sealeds *m = frame_read_sealeds(link, frame);
-    for (size_t i = 0; m && c->leads && i < m->n_sealeds; i++) {
+    for (size_t i = 0; m && c->core.leads && i < m->n_sealeds; i++) {
         const Mr__Sealed *a = m->sealeds[i];
         struct replica_sealed in = {.token = a->token,
                                     .from = a->from,
@@ -347,14 +347,15 @@ static void on_sealeds(struct shard_peer *s, struct link *link, const struct fra
                                     .commit = a->commit,
                                     .damaged = a->damaged,
                                     .was_leading = a->was_leading};
-        control_on_sealed(c->control, a->partition, &in, a->unknown, loop_now(c->loop), &c->control_effects);
+        control_on_sealed(c->core.control, a->partition, &in, a->unknown, loop_now(c->loop),
+                          &c->core.control_effects);
     }
 }
 
 static void on_reports(struct shard_peer *s, struct link *link, const struct frame *frame) {
     struct controller *c = s->controller;
     Mr__Reports *m = frame_read_reports(link, frame);
-    for (size_t i = 0; m && c->leads && i < m->n_reports; i++) {
+    for (size_t i = 0; m && c->core.leads && i < m->n_reports; i++) {
         const Mr__Report *r = m->reports[i];
         struct control_report in = {.partition = r->partition,
                                     .kind = (enum control_report_kind)r->kind,
@@ -362,7 +363,7 @@ static void on_reports(struct shard_peer *s, struct link *link, const struct fra
                                     .epoch = r->epoch,
                                     .peer = r->peer,
                                     .crashes = r->crashes};
-        control_on_report(c->control, &in, loop_now(c->loop), &c->control_effects);
+        control_on_report(c->core.control, &in, loop_now(c->loop), &c->core.control_effects);
     }
 }
 
@@ -372,13 +373,13 @@ static void on_shard_load(struct shard_peer *s, struct link *link, const struct 
         return;
     s->leaders = m->leaders;
     s->backlog = m->backlog_messages;
-    if (s->controller->leads)
-        control_load(s->controller->control, s->member, m->backlog_messages);
+    if (s->controller->core.leads)
+        control_load(s->controller->core.control, s->member, m->backlog_messages);
 }
 
 static uint32_t node_id(const struct shard_peer *s) {
     const struct metadata_node *own =
-        metadata_node_named(s->controller->metadata, s->controller->config->node);
+        metadata_node_named(s->controller->core.metadata, s->controller->config->node);
     return s->own ? (own ? own->id : 0) : s->node;
 }
 
@@ -386,17 +387,17 @@ static void heard(struct shard_peer *s) {
     struct controller *c = s->controller;
     uint32_t node = node_id(s);
     if (node)
-        detector_heard(c->detector, node, (int)s->index, loop_now(c->loop), &c->detected);
-    if (c->detected.count)
-        group_detected(c);
+        detector_heard(c->core.detector, node, (int)s->index, loop_now(c->loop), &c->core.detected);
+    if (c->core.detected.count)
+        group_detected(&c->core);
 }
 
 static void gone(struct shard_peer *s) {
     struct controller *c = s->controller;
     uint32_t node = node_id(s);
     if (node)
-        detector_gone(c->detector, node, (int)s->index, loop_now(c->loop), &c->detected);
-    group_detected(c);
+        detector_gone(c->core.detector, node, (int)s->index, loop_now(c->loop), &c->core.detected);
+    group_detected(&c->core);
 }
 
 /* ---- links ---- */
@@ -421,12 +422,12 @@ static void shard_up(struct shard_peer *s, struct link *link) {
     heard(s);
     if (s->own)
         send_members(s);
-    if (s->own || c->leads)
+    if (s->own || c->core.leads)
         send_everything(s);
-    if (c->leads) {
+    if (c->core.leads) {
         send_lead(s);
-        control_member(c->control, s->member, DETECTOR_UP, loop_now(c->loop), &c->control_effects);
-        group_run(c);
+        control_member(c->core.control, s->member, DETECTOR_UP, loop_now(c->loop), &c->core.control_effects);
+        group_run(&c->core);
     }
     forming_check(c);
 }
@@ -475,7 +476,7 @@ static void on_frame(void *ctx, struct link *link, const struct frame *frame) {
         link_refuse(link, ERR_PROTOCOL, "frame type %s: not one a shard sends to a controller",
                     frame_name(frame->type));
     }
-    group_run(s->controller);
+    group_run(&s->controller->core);
 }
 
 static void on_down(void *ctx, struct keep *keep, const struct link_end *end, bool was_up) {
@@ -544,8 +545,8 @@ static void refresh_node(struct controller *c, const struct metadata_node *n) {
 }
 
 void shards_refresh(struct controller *c) {
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
-        refresh_node(c, metadata_node_at(c->metadata, i));
+    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++)
+        refresh_node(c, metadata_node_at(c->core.metadata, i));
     SHARDS_EACH(c, s)
     if (s->own && s->link)
         heard(s);

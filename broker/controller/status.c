@@ -25,8 +25,8 @@ void status_respond(struct peer_link *l, uint64_t request, enum err code, const 
 static const char *state_of_node(struct controller *c, const struct metadata_node *n) {
     if (n->state == NODE_LEFT)
         return "left";
-    if (strcmp(n->info.name, c->config->node) != 0 && detector_node(c->detector, n->id) != DETECTOR_UP)
-        return detector_node_word(detector_node(c->detector, n->id));
+    if (strcmp(n->info.name, c->config->node) != 0 && detector_node(c->core.detector, n->id) != DETECTOR_UP)
+        return detector_node_word(detector_node(c->core.detector, n->id));
     return n->state == NODE_DRAINING ? "draining" : "alive";
 }
 
@@ -70,7 +70,7 @@ static Mr__MapNode *map_node(struct controller *c, const struct metadata_node *n
         a->node = (char *)(uintptr_t)n->info.name;
         a->index = i;
         a->address = xstrdup(address);
-        a->alive = detector_usable(detector_process(c->detector, n->id, (int)i));
+        a->alive = detector_usable(detector_process(c->core.detector, n->id, (int)i));
         m->shards[m->n_shards++] = a;
     }
     return m;
@@ -86,22 +86,22 @@ static void free_map_node(Mr__MapNode *m) {
 }
 
 static void add_nodes(struct controller *c, Mr__Map *map) {
-    map->nodes = xcalloc(metadata_nodes_count(c->metadata), sizeof *map->nodes);
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
-        map->nodes[map->n_nodes++] = map_node(c, metadata_node_at(c->metadata, i));
+    map->nodes = xcalloc(metadata_nodes_count(c->core.metadata), sizeof *map->nodes);
+    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++)
+        map->nodes[map->n_nodes++] = map_node(c, metadata_node_at(c->core.metadata, i));
 }
 
 /* ---- the map: mailboxes ---- */
 
 static Mr__MapPartition *map_partition(struct controller *c, uint64_t id) {
-    const struct metadata_partition *p = metadata_partition(c->metadata, id);
+    const struct metadata_partition *p = metadata_partition(c->core.metadata, id);
     Mr__MapPartition *m = xmalloc(sizeof *m);
     mr__map_partition__init(m);
     m->id = p->id;
     m->number = p->number;
     m->leader = p->record.leader;
     m->epoch = p->record.epoch;
-    m->state = (char *)(uintptr_t)partition_state_name(partition_state(p, c->detector));
+    m->state = (char *)(uintptr_t)partition_state_name(partition_state(p, c->core.detector));
     m->replicas = xmalloc(sizeof *m->replicas);
     mr__set__init(m->replicas);
     m->replicas->members = (uint64_t *)(uintptr_t)p->record.current.members;
@@ -110,7 +110,7 @@ static Mr__MapPartition *map_partition(struct controller *c, uint64_t id) {
 }
 
 static Mr__MapMailbox *map_mailbox(struct controller *c, uint64_t id) {
-    const struct metadata_mailbox *b = metadata_mailbox(c->metadata, id);
+    const struct metadata_mailbox *b = metadata_mailbox(c->core.metadata, id);
     Mr__MapMailbox *m = xmalloc(sizeof *m);
     mr__map_mailbox__init(m);
     m->id = id;
@@ -153,9 +153,9 @@ static void send_map(struct peer_link *l, bool complete, bool nodes, const uint6
     Mr__Map m = MR__MAP__INIT;
     m.complete = complete;
     m.cluster = (char *)(uintptr_t)c->config->cluster;
-    m.cluster_id = metadata_cluster_id(c->metadata);
+    m.cluster_id = metadata_cluster_id(c->core.metadata);
     m.node = (char *)(uintptr_t)c->config->node;
-    m.version = metadata_index(c->metadata);
+    m.version = metadata_index(c->core.metadata);
     if (nodes)
         add_nodes(c, &m);
     m.mailboxes = xcalloc(count, sizeof *m.mailboxes);
@@ -178,7 +178,7 @@ void status_map(struct peer_link *l) {
     bool complete = true;
     do {
         size_t count = 0;
-        while (count < MAP_MAILBOXES_A_FRAME && (b = metadata_mailbox_next(c->metadata, b ? b->id : 0)))
+        while (count < MAP_MAILBOXES_A_FRAME && (b = metadata_mailbox_next(c->core.metadata, b ? b->id : 0)))
             ids[count++] = b->id;
         send_map(l, complete, complete, ids, count);
         complete = false;
@@ -199,7 +199,7 @@ void status_map_changed(struct controller *c, const struct metadata_changes *cha
         if (!listed(ids, count, changes->mailboxes[i]))
             ids[count++] = changes->mailboxes[i];
     for (size_t i = 0; i < changes->partitions_count; i++) {
-        const struct metadata_partition *p = metadata_partition(c->metadata, changes->partitions[i]);
+        const struct metadata_partition *p = metadata_partition(c->core.metadata, changes->partitions[i]);
         if (p && !listed(ids, count, p->mailbox))
             ids[count++] = p->mailbox;
     }
@@ -221,8 +221,8 @@ void status_map_turn(struct controller *c) {
     if (!c->map_changed)
         return;
     c->map_changed = false;
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
-        alive += strcmp(state_of_node(c, metadata_node_at(c->metadata, i)), "alive") == 0;
+    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++)
+        alive += strcmp(state_of_node(c, metadata_node_at(c->core.metadata, i)), "alive") == 0;
     counters_set(COUNTER_nodes_alive, alive);
     LINKS_EACH(c, l)
     if (l->kind == LINK_GATEWAY)
@@ -234,23 +234,23 @@ void status_map_turn(struct controller *c) {
 static void count_partitions(struct controller *c, Mr__ClusterStatus *out, Mr__NodeStatus **nodes) {
     const struct metadata_partition *p = NULL;
     int shard;
-    while ((p = metadata_partition_next(c->metadata, p ? p->id : 0))) {
-        enum partition_state state = partition_state(p, c->detector);
-        const struct metadata_mailbox *b = metadata_mailbox(c->metadata, p->mailbox);
+    while ((p = metadata_partition_next(c->core.metadata, p ? p->id : 0))) {
+        enum partition_state state = partition_state(p, c->core.detector);
+        const struct metadata_mailbox *b = metadata_mailbox(c->core.metadata, p->mailbox);
         uint32_t alive = 0;
         out->partitions++;
         out->quarantined += state == PARTITION_QUARANTINED;
-        bool led = detector_usable(detector_member(c->detector, p->record.leader));
+        bool led = detector_usable(detector_member(c->core.detector, p->record.leader));
         out->without_leader += !led || state == PARTITION_ELECTING || state == PARTITION_NO_MAJORITY;
         for (uint32_t i = 0; i < p->record.current.count; i++) {
             const struct metadata_node *n =
-                metadata_node_of(c->metadata, p->record.current.members[i], &shard);
-            alive += detector_usable(detector_member(c->detector, p->record.current.members[i]));
+                metadata_node_of(c->core.metadata, p->record.current.members[i], &shard);
+            alive += detector_usable(detector_member(c->core.detector, p->record.current.members[i]));
             for (size_t k = 0; n && k < out->n_nodes; k++)
                 nodes[k]->replicas += strcmp(nodes[k]->name, n->info.name) == 0;
         }
-        out->under_replicated += !b || alive < metadata_replicas(c->metadata, &b->settings);
-        const struct metadata_node *n = metadata_node_of(c->metadata, p->record.leader, &shard);
+        out->under_replicated += !b || alive < metadata_replicas(c->core.metadata, &b->settings);
+        const struct metadata_node *n = metadata_node_of(c->core.metadata, p->record.leader, &shard);
         for (size_t k = 0; led && n && k < out->n_nodes; k++)
             nodes[k]->leaders += strcmp(nodes[k]->name, n->info.name) == 0;
     }
@@ -288,7 +288,7 @@ static Mr__NodeStatus *node_status(struct controller *c, const struct metadata_n
     m->state = (char *)(uintptr_t)state_of_node(c, n);
     m->address = (char *)(uintptr_t)n->info.client_address;
     /* what a dead node last said of its processes is not so any more */
-    if (heartbeat && (is_own || detector_node(c->detector, n->id) != DETECTOR_DEAD))
+    if (heartbeat && (is_own || detector_node(c->core.detector, n->id) != DETECTOR_DEAD))
         add_processes(m, heartbeat);
     return m;
 }
@@ -306,8 +306,8 @@ static void free_nodes(Mr__NodeStatus **nodes, size_t count) {
 }
 
 static const char *controller_name(struct controller *c) {
-    struct peer *p = peers_member(c, election_leader(c->election));
-    if (c->leads)
+    struct peer *p = peers_member(c, election_leader(c->core.election));
+    if (c->core.leads)
         return c->config->node;
     return p && p->link ? p->name : "";
 }
@@ -320,9 +320,9 @@ void status_cluster(struct peer_link *l, uint64_t request) {
     heartbeat_fill(c, &own);
     status.cluster = (char *)(uintptr_t)c->config->cluster;
     status.controller = (char *)(uintptr_t)controller_name(c);
-    status.nodes = xcalloc(metadata_nodes_count(c->metadata), sizeof *status.nodes);
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
-        status.nodes[status.n_nodes++] = node_status(c, metadata_node_at(c->metadata, i), &own);
+    status.nodes = xcalloc(metadata_nodes_count(c->core.metadata), sizeof *status.nodes);
+    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++)
+        status.nodes[status.n_nodes++] = node_status(c, metadata_node_at(c->core.metadata, i), &own);
     count_partitions(c, &status, status.nodes);
     m.request = request;
     m.what_case = MR__RESPONSE__WHAT_CLUSTER_STATUS;
@@ -339,8 +339,8 @@ void status_mailboxes(struct peer_link *l, uint64_t request) {
     Mr__Response m = MR__RESPONSE__INIT;
     Mr__MailboxList list = MR__MAILBOX_LIST__INIT;
     const struct metadata_mailbox *b = NULL;
-    list.mailboxes = xcalloc(metadata_mailboxes_count(c->metadata), sizeof *list.mailboxes);
-    while ((b = metadata_mailbox_next(c->metadata, b ? b->id : 0))) {
+    list.mailboxes = xcalloc(metadata_mailboxes_count(c->core.metadata), sizeof *list.mailboxes);
+    while ((b = metadata_mailbox_next(c->core.metadata, b ? b->id : 0))) {
         Mr__MailboxBrief *brief = xmalloc(sizeof *brief);
         mr__mailbox_brief__init(brief);
         brief->id = b->id;
@@ -361,7 +361,7 @@ void status_mailboxes(struct peer_link *l, uint64_t request) {
 
 void status_subscriptions(struct peer_link *l, uint64_t request, const char *mailbox) {
     struct controller *c = l->controller;
-    const struct metadata_mailbox *b = metadata_mailbox_named(c->metadata, mailbox);
+    const struct metadata_mailbox *b = metadata_mailbox_named(c->core.metadata, mailbox);
     Mr__Response m = MR__RESPONSE__INIT;
     Mr__SubscriptionList list = MR__SUBSCRIPTION_LIST__INIT;
     if (!b) {

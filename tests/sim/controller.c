@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The simulated controller: its loop, other controllers, shards, forming;
- * mirrors broker/controller's controller.c, peers.c, shards.c and forming.c. */
+/* The simulated controller: host of controller/core.h. Its loop, other controllers,
+ * shards and forming mirror broker/controller's controller.c, peers.c, shards.c and
+ * forming.c. */
 #include "controller.h"
 
 #include <stdio.h>
@@ -16,31 +17,31 @@ static struct sim *sim_of(struct controller *c) {
 }
 
 bool controller_leads(const struct process *p) {
-    return p->controller->leads;
+    return p->controller->core.leads;
 }
 
 const struct metadata *controller_metadata(const struct process *p) {
-    return p->controller->metadata;
+    return p->controller->core.metadata;
 }
 
 size_t controller_vacate(struct process *p, member_t m) {
     struct controller *c = p->controller;
-    size_t left = control_vacate(c->control, m, process_now(p), &c->control_effects);
-    group_run(c);
+    size_t left = control_vacate(c->core.control, m, process_now(p), &c->core.control_effects);
+    group_run(&c->core);
     process_touch(p);
     return left;
 }
 
 /* ---- who is who ---- */
 
-int peers_member(struct controller *c, member_t m) {
+static int peers_member(struct controller *c, member_t m) {
     int at = network_by_member(c->process, m);
     return at >= 0 && sim_of(c)->processes[at].kind == PROCESS_CONTROLLER ? at : -1;
 }
 
 static const struct metadata_node *node_of(struct controller *c, int process) {
     struct sim *s = sim_of(c);
-    return metadata_node_named(c->metadata, s->nodes[s->processes[process].node].name);
+    return metadata_node_named(c->core.metadata, s->nodes[s->processes[process].node].name);
 }
 
 static int index_of(struct controller *c, int process) {
@@ -51,16 +52,18 @@ static int index_of(struct controller *c, int process) {
 static void heard(struct controller *c, int from) {
     const struct metadata_node *n = node_of(c, from);
     if (n)
-        detector_heard(c->detector, n->id, index_of(c, from), process_now(c->process), &c->detected);
-    if (c->detected.count)
-        group_detected(c);
+        detector_heard(c->core.detector, n->id, index_of(c, from), process_now(c->process),
+                       &c->core.detected);
+    if (c->core.detected.count)
+        group_detected(&c->core);
 }
 
 static void gone(struct controller *c, int process) {
     const struct metadata_node *n = node_of(c, process);
     if (n)
-        detector_gone(c->detector, n->id, index_of(c, process), process_now(c->process), &c->detected);
-    group_detected(c);
+        detector_gone(c->core.detector, n->id, index_of(c, process), process_now(c->process),
+                      &c->core.detected);
+    group_detected(&c->core);
 }
 
 static bool own_shard(struct controller *c, int process) {
@@ -89,7 +92,7 @@ static int shard_of(struct controller *c, member_t m) {
     return -1;
 }
 
-void shards_send(struct controller *c, member_t to, struct message *m) {
+static void shards_send(struct controller *c, member_t to, struct message *m) {
     int at = shard_of(c, to);
     if (at >= 0)
         network_send(c->process, at, m);
@@ -98,29 +101,31 @@ void shards_send(struct controller *c, member_t to, struct message *m) {
 }
 
 static void shard_up(struct controller *c, int shard);
+static void forming_check(struct controller *c);
 
 /* No link leads to this process itself: it is heard by beating. */
 static void hear_own(struct controller *c) {
     const struct metadata_node *own =
-        metadata_node_named(c->metadata, sim_of(c)->nodes[c->process->node].name);
+        metadata_node_named(c->core.metadata, sim_of(c)->nodes[c->process->node].name);
     if (own)
-        detector_heard(c->detector, own->id, DETECTOR_CONTROLLER, process_now(c->process), &c->detected);
+        detector_heard(c->core.detector, own->id, DETECTOR_CONTROLLER, process_now(c->process),
+                       &c->core.detected);
 }
 
 static void watch_node(struct controller *c, const struct metadata_node *n) {
     usec_t now = process_now(c->process);
     if (n->state == NODE_LEFT) {
-        detector_forget_node(c->detector, n->id);
+        detector_forget_node(c->core.detector, n->id);
         return;
     }
-    detector_watch(c->detector, n->id, DETECTOR_CONTROLLER, n->info.controller, now);
+    detector_watch(c->core.detector, n->id, DETECTOR_CONTROLLER, n->info.controller, now);
     for (uint32_t i = 0; i < n->info.shards_count; i++)
-        detector_watch(c->detector, n->id, (int)i, n->info.shards[i], now);
+        detector_watch(c->core.detector, n->id, (int)i, n->info.shards[i], now);
 }
 
-void peers_refresh(struct controller *c) {
-    for (size_t i = 0; i < metadata_nodes_count(c->metadata); i++)
-        watch_node(c, metadata_node_at(c->metadata, i));
+static void peers_refresh(struct controller *c) {
+    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++)
+        watch_node(c, metadata_node_at(c->core.metadata, i));
     for (int i = 0; i < sim_of(c)->processes_count; i++) {
         if (shard_at(c, i) && c->shards_known[i] != shard_at(c, i))
             shard_up(c, i); /* its identity is the metadata's at last */
@@ -133,8 +138,8 @@ void peers_refresh(struct controller *c) {
 /* ---- records ---- */
 
 static struct message *record_of(struct controller *c, uint64_t partition) {
-    const struct metadata_partition *p = metadata_partition(c->metadata, partition);
-    const struct metadata_mailbox *b = p ? metadata_mailbox(c->metadata, p->mailbox) : NULL;
+    const struct metadata_partition *p = metadata_partition(c->core.metadata, partition);
+    const struct metadata_mailbox *b = p ? metadata_mailbox(c->core.metadata, p->mailbox) : NULL;
     struct message *m = message_new(M_RECORD, partition);
     m->record.removed = !b;
     if (!b)
@@ -142,7 +147,7 @@ static struct message *record_of(struct controller *c, uint64_t partition) {
     m->record.record = p->record;
     m->record.settings = b->settings;
     m->record.number = p->number;
-    m->record.dead_letter_partitions = metadata_dead_letter_partitions(c->metadata, b);
+    m->record.dead_letter_partitions = metadata_dead_letter_partitions(c->core.metadata, b);
     snprintf(m->record.mailbox, sizeof m->record.mailbox, "%.*s", SIM_NAME_BYTES - 1, b->name);
     for (uint32_t i = 0; i < b->subscriptions_count; i++) {
         struct wish *w = &m->record.wishes[m->record.wishes_count++];
@@ -155,11 +160,11 @@ static struct message *record_of(struct controller *c, uint64_t partition) {
 }
 
 static bool concerns(struct controller *c, member_t m, const struct metadata_partition *p) {
-    return metadata_holds(&p->record, m) || metadata_drop_find(c->metadata, p->id, m);
+    return metadata_holds(&p->record, m) || metadata_drop_find(c->core.metadata, p->id, m);
 }
 
 /* At the end of the turn, once. */
-void shards_record(struct controller *c, member_t to, uint64_t partition) {
+static void shards_record(struct controller *c, member_t to, uint64_t partition) {
     int at = shard_of(c, to);
     if (at < 0)
         return;
@@ -187,7 +192,7 @@ static void send_due(struct controller *c) {
 
 static void send_everything(struct controller *c, int shard) {
     const struct metadata_partition *p = NULL;
-    while ((p = metadata_partition_next(c->metadata, p ? p->id : 0)))
+    while ((p = metadata_partition_next(c->core.metadata, p ? p->id : 0)))
         if (concerns(c, shard_at(c, shard), p))
             network_send(c->process, shard, record_of(c, p->id));
     if (own_shard(c, shard))
@@ -195,13 +200,13 @@ static void send_everything(struct controller *c, int shard) {
 }
 
 static void changed_mailbox(struct controller *c, member_t m, uint64_t mailbox) {
-    const struct metadata_mailbox *b = metadata_mailbox(c->metadata, mailbox);
+    const struct metadata_mailbox *b = metadata_mailbox(c->core.metadata, mailbox);
     for (uint32_t k = 0; b && k < b->partitions_count; k++)
-        if (concerns(c, m, metadata_partition(c->metadata, b->partitions[k])))
+        if (concerns(c, m, metadata_partition(c->core.metadata, b->partitions[k])))
             shards_record(c, m, b->partitions[k]);
 }
 
-void shards_changed(struct controller *c, const struct metadata_changes *changes) {
+static void shards_changed(struct controller *c, const struct metadata_changes *changes) {
     for (int i = 0; i < sim_of(c)->processes_count; i++) {
         member_t m = shard_at(c, i);
         if (!m || !own_shard(c, i))
@@ -211,7 +216,7 @@ void shards_changed(struct controller *c, const struct metadata_changes *changes
             continue;
         }
         for (size_t k = 0; k < changes->partitions_count; k++) {
-            const struct metadata_partition *p = metadata_partition(c->metadata, changes->partitions[k]);
+            const struct metadata_partition *p = metadata_partition(c->core.metadata, changes->partitions[k]);
             if (!p || concerns(c, m, p))
                 shards_record(c, m, changes->partitions[k]);
         }
@@ -222,11 +227,11 @@ void shards_changed(struct controller *c, const struct metadata_changes *changes
 
 static void send_lead(struct controller *c, int shard) {
     struct message *m = message_new(M_LEAD, 0);
-    m->beat.term = replica_epoch(c->replica);
+    m->beat.term = replica_epoch(c->core.replica);
     network_send(c->process, shard, m);
 }
 
-void shards_lead(struct controller *c) {
+static void shards_lead(struct controller *c) {
     for (int i = 0; i < sim_of(c)->processes_count; i++) {
         if (!shard_at(c, i))
             continue;
@@ -241,12 +246,12 @@ static void shard_up(struct controller *c, int shard) {
         return;
     c->shards_known[shard] = m;
     heard(c, shard);
-    if (own_shard(c, shard) || c->leads)
+    if (own_shard(c, shard) || c->core.leads)
         send_everything(c, shard);
-    if (c->leads) {
+    if (c->core.leads) {
         send_lead(c, shard);
-        control_member(c->control, m, DETECTOR_UP, process_now(c->process), &c->control_effects);
-        group_run(c);
+        control_member(c->core.control, m, DETECTOR_UP, process_now(c->process), &c->core.control_effects);
+        group_run(&c->core);
     }
     forming_check(c);
 }
@@ -276,8 +281,8 @@ static void introduce(struct controller *c, int other) {
         message_free(m);
         return;
     }
-    m->introduce.empty = c->empty;
-    m->introduce.cluster_id = metadata_cluster_id(c->metadata);
+    m->introduce.empty = c->core.empty;
+    m->introduce.cluster_id = metadata_cluster_id(c->core.metadata);
     network_send(c->process, other, m);
 }
 
@@ -293,16 +298,16 @@ static void propose(struct controller *c, const struct command *command) {
     uint64_t index;
     command_encode(command, &e);
     struct body *body = encoder_body(&e);
-    if (group_propose(c, body, &index) == ERR_OK && command->type == COMMAND_FORM)
+    if (group_propose(&c->core, body, &index) == ERR_OK && command->type == COMMAND_FORM)
         c->formed_proposed = true;
     body_drop(body);
-    group_run(c);
+    group_run(&c->core);
 }
 
 /* The leading controller: is what this node says of itself committed? */
 static void commit_node(struct controller *c, const struct node_info *info) {
-    const struct metadata_node *known = metadata_node_named(c->metadata, info->name);
-    if (!c->leads || !metadata_cluster_id(c->metadata) || !known || same_node(&known->info, info))
+    const struct metadata_node *known = metadata_node_named(c->core.metadata, info->name);
+    if (!c->core.leads || !metadata_cluster_id(c->core.metadata) || !known || same_node(&known->info, info))
         return;
     sim_count(sim_of(c), RARE_newcomers);
     sim_trace(sim_of(c), "%s: node %s comes back with another identity", c->process->name, info->name);
@@ -340,21 +345,21 @@ static void propose_form(struct controller *c) {
     free(nodes);
 }
 
-void forming_check(struct controller *c) {
-    bool formed = metadata_cluster_id(c->metadata) != 0;
+static void forming_check(struct controller *c) {
+    bool formed = metadata_cluster_id(c->core.metadata) != 0;
     struct node_info own;
     if (!own_node(c, &own))
         return;
-    if (formed && c->leads) {
+    if (formed && c->core.leads) {
         commit_node(c, &own);
         for (int i = 0; i < sim_of(c)->nodes_count; i++)
             if (i != c->process->node && c->introductions[i].known &&
                 c->process->ends[sim_controller(sim_of(c), i)->id].up)
                 commit_node(c, &c->introductions[i].node);
-    } else if (!formed && c->leads) {
+    } else if (!formed && c->core.leads) {
         propose_form(c);
-    } else if (!formed && c->empty && c->process->node == 0 && all_empty(c)) {
-        group_found(c);
+    } else if (!formed && c->core.empty && c->process->node == 0 && all_empty(c)) {
+        group_found(&c->core);
     }
 }
 
@@ -369,8 +374,8 @@ static void heartbeat(struct controller *c) {
         bool shard = s->processes[i].kind == PROCESS_SHARD;
         struct message *m = message_new(shard ? M_PING : M_HEARTBEAT, 0);
         m->beat.sent_at = process_now(c->process);
-        m->beat.applied = metadata_index(c->metadata);
-        m->beat.term = election_leading(c->election) ? replica_epoch(c->replica) : 0;
+        m->beat.applied = metadata_index(c->core.metadata);
+        m->beat.term = election_leading(c->core.election) ? replica_epoch(c->core.replica) : 0;
         network_send(c->process, i, m);
     }
 }
@@ -378,7 +383,8 @@ static void heartbeat(struct controller *c) {
 static void on_heartbeat(struct controller *c, int from, const struct message *m) {
     struct message *seen = message_new(M_HEARTBEAT_SEEN, 0);
     if (m->beat.term)
-        election_heard(c->election, c->process->ends[from].member, m->beat.term, process_now(c->process));
+        election_heard(c->core.election, c->process->ends[from].member, m->beat.term,
+                       process_now(c->process));
     seen->beat.sent_at = m->beat.sent_at;
     network_send(c->process, from, seen);
 }
@@ -393,6 +399,196 @@ static void on_introduce(struct controller *c, int from, const struct message *m
     forming_check(c);
 }
 
+/* ---- what the core calls for ---- */
+
+static usec_t now(void *host) {
+    return process_now(((struct controller *)host)->process);
+}
+
+static void send_to(struct controller *c, member_t to, const struct message *m) {
+    int at = peers_member(c, to);
+    if (at >= 0)
+        network_send(c->process, at, message_copy(m));
+}
+
+static void replica_send(struct controller *c, const struct replica_effect *e) {
+    struct message m = {.partition = GROUP_PARTITION};
+    if (e->type == REPLICA_SEND_APPEND) {
+        m.type = M_APPEND;
+        m.append = e->append;
+        checker_sends(c->process, GROUP_PARTITION, m.append.epoch);
+        send_to(c, m.append.to, &m);
+    } else if (e->type == REPLICA_SEND_APPENDED) {
+        m.type = M_APPENDED;
+        m.appended = e->appended;
+        send_to(c, m.appended.to, &m);
+    } else if (e->type == REPLICA_SEND_PIECE) {
+        m.type = M_PIECE;
+        m.piece = e->piece;
+        send_to(c, m.piece.to, &m);
+    } else if (e->type == REPLICA_SEND_PIECED) {
+        m.type = M_PIECED;
+        m.pieced = e->pieced;
+        send_to(c, m.pieced.to, &m);
+    }
+}
+
+static void replica_effect(void *host, const struct replica_effect *e) {
+    struct controller *c = host;
+    if (e->type == REPLICA_APPLY)
+        checker_apply(c->process, GROUP_PARTITION, &e->entry);
+    else if (e->type == REPLICA_WRITE)
+        checker_write(c->process, GROUP_PARTITION, &e->entry);
+    else if (e->type == REPLICA_LEADING)
+        checker_leading(c->process, GROUP_PARTITION, e->epoch);
+    else if (e->type == REPLICA_ACTIVE)
+        checker_active(c->process, GROUP_PARTITION, e->epoch, replica_applied(c->core.replica));
+    else if (e->type == REPLICA_TRUNCATE)
+        sim_count(c->process->sim, RARE_truncations);
+    else if (e->type == REPLICA_MARK_DAMAGED)
+        sim_count(c->process->sim, RARE_damaged);
+    else if (e->type == REPLICA_INSTALL)
+        sim_count(c->process->sim, RARE_checkpoints_installed);
+    else
+        replica_send(c, e);
+}
+
+static void election_effect(void *host, const struct election_effect *e) {
+    static const enum message_type types[] = {[ELECTION_SEND_PRE_VOTE] = M_PRE_VOTE,
+                                              [ELECTION_SEND_PRE_VOTED] = M_PRE_VOTED,
+                                              [ELECTION_SEND_VOTE] = M_VOTE,
+                                              [ELECTION_SEND_VOTED] = M_VOTED,
+                                              [ELECTION_SEND_TIMEOUT_NOW] = M_TIMEOUT_NOW};
+    struct controller *c = host;
+    struct message m = {0};
+    if (e->type == ELECTION_STANDS)
+        sim_count(c->process->sim, RARE_elections);
+    if (e->type == ELECTION_STANDS || e->type == ELECTION_STEPS_DOWN)
+        return;
+    m.type = types[e->type];
+    if (m.type == M_PRE_VOTED || m.type == M_VOTED) {
+        m.answer = e->answer;
+        send_to(c, m.answer.to, &m);
+    } else {
+        m.ask = e->ask;
+        send_to(c, m.ask.to, &m);
+    }
+}
+
+static void peers_down(void *host) {
+    struct controller *c = host;
+    for (int i = 0; i < sim_of(c)->nodes_count; i++) {
+        struct process *other = sim_controller(sim_of(c), i);
+        if (other != c->process && !c->process->ends[other->id].up && c->introductions[i].known)
+            replica_peer_down(c->core.replica, c->introductions[i].node.controller, now(c),
+                              &c->core.replica_effects);
+    }
+}
+
+static void changed(void *host, const struct metadata_changes *changes) {
+    struct controller *c = host;
+    if (changes->everything || changes->nodes_count)
+        peers_refresh(c);
+    shards_changed(c, changes);
+}
+
+static void applied(void *host, uint64_t index, const struct metadata_result *result) {
+    (void)host, (void)index, (void)result;
+}
+
+static void leads(void *host) {
+    struct controller *c = host;
+    c->formed_proposed = false;
+    shards_lead(c);
+}
+
+static void led(void *host) {
+    forming_check(host);
+}
+
+static void leads_no_more(void *host) {
+    (void)host;
+}
+
+static void order(void *host, const struct control_effect *e) {
+    struct controller *c = host;
+    struct message *m;
+    if (e->type == CONTROL_SEND_RECORD) {
+        shards_record(c, e->member, e->partition);
+    } else if (e->type == CONTROL_SEND_SEAL) {
+        m = message_new(M_SEAL, e->partition);
+        m->seal = e->seal;
+        shards_send(c, e->member, m);
+    } else if (e->type == CONTROL_SEND_HOLD) {
+        m = message_new(M_HOLD, e->partition);
+        m->hold.target = e->hold.target;
+        m->hold.at_most = e->hold.at_most;
+        shards_send(c, e->member, m);
+    } else if (e->type == CONTROL_SEND_DROP) {
+        m = message_new(M_DROP, e->partition);
+        m->drop.epoch = e->drop.epoch;
+        shards_send(c, e->member, m);
+    }
+}
+
+static void judged(void *host, const struct detector_change *change) {
+    (void)host, (void)change;
+}
+
+static void say(void *host, enum log_level level, const char *text) {
+    struct controller *c = host;
+    (void)level;
+    sim_trace(sim_of(c), "%s: %s", c->process->name, text);
+}
+
+static const struct core_host calls = {.now = now,
+                                       .replica_effect = replica_effect,
+                                       .election_effect = election_effect,
+                                       .peers_down = peers_down,
+                                       .changed = changed,
+                                       .applied = applied,
+                                       .leads = leads,
+                                       .led = led,
+                                       .leads_no_more = leads_no_more,
+                                       .order = order,
+                                       .judged = judged,
+                                       .say = say};
+
+static void group_message(struct controller *c, struct message *m) {
+    struct core *core = &c->core;
+    switch (m->type) {
+    case M_APPEND:
+        group_on_append(core, &m->append);
+        break;
+    case M_APPENDED:
+        group_on_appended(core, &m->appended);
+        break;
+    case M_PIECE:
+        group_on_piece(core, &m->piece);
+        break;
+    case M_PIECED:
+        group_on_pieced(core, &m->pieced);
+        break;
+    case M_PRE_VOTE:
+        group_on_pre_vote(core, &m->ask);
+        break;
+    case M_PRE_VOTED:
+        group_on_pre_voted(core, &m->answer);
+        break;
+    case M_VOTE:
+        group_on_vote(core, &m->ask);
+        break;
+    case M_VOTED:
+        group_on_voted(core, &m->answer);
+        break;
+    case M_TIMEOUT_NOW:
+        group_on_timeout_now(core, &m->ask);
+        break;
+    default:
+        break;
+    }
+}
+
 /* ---- the loop ---- */
 
 static void shard_message_in(struct controller *c, int from, struct message *m) {
@@ -401,14 +597,14 @@ static void shard_message_in(struct controller *c, int from, struct message *m) 
     if (!member)
         return;
     heard(c, from);
-    if (m->type == M_SEALED && c->leads)
-        control_on_sealed(c->control, m->partition, &m->sealed.sealed, m->sealed.unknown, now,
-                          &c->control_effects);
-    else if (m->type == M_REPORT && c->leads)
-        control_on_report(c->control, &m->report, now, &c->control_effects);
-    else if (m->type == M_LOAD && c->leads)
-        control_load(c->control, member, m->beat.load[0]);
-    group_run(c);
+    if (m->type == M_SEALED && c->core.leads)
+        control_on_sealed(c->core.control, m->partition, &m->sealed.sealed, m->sealed.unknown, now,
+                          &c->core.control_effects);
+    else if (m->type == M_REPORT && c->core.leads)
+        control_on_report(c->core.control, &m->report, now, &c->core.control_effects);
+    else if (m->type == M_LOAD && c->core.leads)
+        control_load(c->core.control, member, m->beat.load[0]);
+    group_run(&c->core);
 }
 
 void controller_message(struct process *p, int from, struct message *m) {
@@ -421,12 +617,12 @@ void controller_message(struct process *p, int from, struct message *m) {
     if (m->type == M_HEARTBEAT)
         on_heartbeat(c, from, m);
     else if (m->type == M_HEARTBEAT_SEEN)
-        election_seen(c->election, p->ends[from].member, m->beat.sent_at);
+        election_seen(c->core.election, p->ends[from].member, m->beat.sent_at);
     else if (m->type == M_INTRODUCE)
         on_introduce(c, from, m);
     else
         group_message(c, m);
-    group_run(c);
+    group_run(&c->core);
 }
 
 void controller_link_up(struct process *p, int other) {
@@ -439,7 +635,7 @@ void controller_link_up(struct process *p, int other) {
         return;
     }
     heard(c, other);
-    group_peer_up(c, p->ends[other].member);
+    group_peer_up(&c->core, p->ends[other].member);
     introduce(c, other);
 }
 
@@ -447,7 +643,7 @@ void controller_link_down(struct process *p, int other) {
     struct controller *c = p->controller;
     c->shards_known[other] = 0;
     if (p->sim->processes[other].kind == PROCESS_CONTROLLER)
-        group_peer_down(c, p->ends[other].member, false);
+        group_peer_down(&c->core, p->ends[other].member, false);
 }
 
 void controller_refused(struct process *p, int other) {
@@ -455,8 +651,8 @@ void controller_refused(struct process *p, int other) {
     bool shard = p->sim->processes[other].kind == PROCESS_SHARD;
     gone(c, other);
     if (!shard && p->ends[other].member)
-        group_peer_down(c, p->ends[other].member, true);
-    group_run(c);
+        group_peer_down(&c->core, p->ends[other].member, true);
+    group_run(&c->core);
 }
 
 void controller_own_gone(struct process *p, int shard) {
@@ -466,8 +662,9 @@ void controller_own_gone(struct process *p, int shard) {
 
 static usec_t soonest(struct controller *c, usec_t now) {
     usec_t at = now + 2 * CONTROLLER_HEARTBEAT_US;
-    usec_t others[] = {election_deadline(c->election), replica_deadline(c->replica),
-                       c->leads ? control_deadline(c->control) : USEC_NEVER, detector_deadline(c->detector)};
+    usec_t others[] = {election_deadline(c->core.election), replica_deadline(c->core.replica),
+                       c->core.leads ? control_deadline(c->core.control) : USEC_NEVER,
+                       detector_deadline(c->core.detector)};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         at = others[i] < at ? others[i] : at;
     return at > now + ELECTION_GRAIN_US ? at : now + ELECTION_GRAIN_US;
@@ -481,13 +678,13 @@ void controller_timer(struct process *p) {
         c->heartbeat_at = now + CONTROLLER_HEARTBEAT_US;
     }
     if (now >= c->tick_at) {
-        detector_tick(c->detector, now, &c->detected);
-        group_detected(c);
-        election_tick(c->election, now, &c->replica_effects, &c->election_effects);
-        replica_tick(c->replica, now, &c->replica_effects);
-        if (c->leads)
-            control_tick(c->control, now, &c->control_effects);
-        group_run(c);
+        detector_tick(c->core.detector, now, &c->core.detected);
+        group_detected(&c->core);
+        election_tick(c->core.election, now, &c->core.replica_effects, &c->core.election_effects);
+        replica_tick(c->core.replica, now, &c->core.replica_effects);
+        if (c->core.leads)
+            control_tick(c->core.control, now, &c->core.control_effects);
+        group_run(&c->core);
         forming_check(c);
         c->tick_at = soonest(c, now);
     }
@@ -496,13 +693,13 @@ void controller_timer(struct process *p) {
 
 void controller_turn(struct process *p) {
     struct controller *c = p->controller;
-    group_turn(c);
+    group_turn(&c->core);
     send_due(c);
     process_wake(p, c->heartbeat_at < c->tick_at ? c->heartbeat_at : c->tick_at);
 }
 
 void controller_synced(struct process *p, uint64_t ticket) {
-    group_synced(p->controller, ticket);
+    group_synced(&p->controller->core, ticket);
 }
 
 void controller_start(struct process *p) {
@@ -512,7 +709,20 @@ void controller_start(struct process *p) {
     c->introductions = xcalloc((size_t)p->sim->nodes_count, sizeof *c->introductions);
     c->shards_known = xcalloc((size_t)p->sim->processes_count, sizeof *c->shards_known);
     c->due = xcalloc((size_t)p->sim->processes_count, sizeof *c->due);
-    group_open(c);
+    uint64_t election_seed = rng_next(&p->sim->rng), control_seed = rng_next(&p->sim->rng);
+    group_open(&c->core, &(struct core_options){.journal = p->journal,
+                                                .self = p->self,
+                                                .starts = p->starts,
+                                                .founder = p->node == 0,
+                                                .failure_timeout = p->sim->failure_timeout,
+                                                .heartbeat = 2 * CONTROLLER_HEARTBEAT_US,
+                                                .rebuild_grace = p->sim->rebuild_grace,
+                                                .replace_after = p->sim->rebuild_grace,
+                                                .checkpoint_entries = CONTROLLER_CHECKPOINT_ENTRIES,
+                                                .election_seed = election_seed,
+                                                .control_seed = control_seed,
+                                                .host = &calls,
+                                                .host_context = c});
     c->heartbeat_at = c->tick_at = process_now(p);
     peers_refresh(c);
     process_touch(p);
@@ -525,7 +735,7 @@ void controller_free(struct process *p) {
     free(c->due);
     free(c->shards_known);
     free(c->introductions);
-    group_free(c);
+    group_close(&c->core);
     free(c);
     p->controller = NULL;
 }
@@ -534,9 +744,9 @@ void controller_free(struct process *p) {
 
 enum err controller_request(struct process *p, struct command *command) {
     struct controller *c = p->controller;
-    if (!c->leads)
+    if (!c->core.leads)
         return ERR_NOT_LEADER;
-    enum err err = control_prepare(c->control, command, NULL);
+    enum err err = control_prepare(c->core.control, command, NULL);
     if (err == ERR_OK)
         propose(c, command);
     process_touch(p);

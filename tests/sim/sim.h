@@ -2,7 +2,7 @@
 /*
  * The deterministic simulator: a whole cluster in one thread and in virtual
  * time. The pure cores (replica, mailbox, cluster, the journal over a simulated
- * disk, shard/partition) are the real ones; small hosts (shard.c, controller.c)
+ * disk, shard/partition, controller/core) are the real ones; small hosts (shard.c, controller.c)
  * stand for the processes and mirror broker/shard and broker/controller.
  *
  * All that happens follows from one seed: events are ordered by (time, number),
@@ -467,7 +467,7 @@ struct partition *shard_partition(struct process *p, uint64_t id);
 struct partition *shard_partition_at(struct process *p, size_t i); /* NULL: past the end */
 const struct replica_record *shard_record(struct process *p, uint64_t id);
 
-/* ---- controller.c, group.c ---- */
+/* ---- controller.c ---- */
 void controller_start(struct process *p);
 void controller_free(struct process *p);
 void controller_message(struct process *p, int from, struct message *m);
