@@ -83,7 +83,7 @@ Test(keep, tells_refused_at_once_and_comes_up_with_the_listener) {
     link_kill(p->server.link);
     p->server.link = NULL;
     UNTIL(p->loop, k.refused >= 1);
-    cr_assert_lt(clock_now() - gone, 100 * USEC_MS);
+    cr_assert_lt(clock_now() - gone, 2 * USEC_S, "not by a timeout");
     UNTIL(p->loop, k.refused >= 4);
     cr_assert_eq(keep_failures(keep), k.refused);
     struct pair *successor = pair_listen("tcp", NULL);
@@ -169,9 +169,9 @@ Test(keep, a_link_that_answers_stays) {
         listener_open(loop, fresh_url("tcp", url), &(struct listener_options){.handlers = &handlers}, NULL);
     struct keeper k = {.settles = true};
     struct keep_options options = {
-        .handlers = &keeper_handlers, .ctx = &k, .silent = 120 * USEC_MS, .asks = true};
+        .handlers = &keeper_handlers, .ctx = &k, .silent = 700 * USEC_MS, .asks = true};
     struct keep *keep = keep_new(loop, listener_url(listener), &options, NULL);
-    usec_t end = clock_now() + 600 * USEC_MS;
+    usec_t end = clock_now() + 2 * USEC_S;
     UNTIL(loop, clock_now() > end);
     cr_assert_eq(k.down, 0);
     cr_assert_eq(k.frames, 0, "PONG is not handed on");
