@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "cluster/control_private.h"
 
@@ -178,6 +179,8 @@ static uint64_t drop_epoch(struct control *c, const struct metadata_drop *d) {
     struct watch *w;
     HASH_FIND(hh, c->watches, &d->partition, sizeof d->partition, w);
     const struct replica_record *r = &p->record;
+    if (w && MUTATED(leavers_drop_early) && !replica_set_has(&r->current, d->member))
+        return r->epoch;
     if (!w || r->activating || !control_led(c, w, p) || !replica_set_has(&r->current, r->leader) ||
         metadata_holds(r, d->member))
         return 0;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "cluster/control_private.h"
 
@@ -78,7 +79,7 @@ static bool set_granted(const struct op *op, const struct replica_set *set) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < set->count; i++)
         n += granted_by(op, set->members[i]) != NULL;
-    return n * 2 > set->count;
+    return n * 2 > set->count || (MUTATED(half_seals) && n * 2 + 1 >= set->count && n);
 }
 
 /* Everybody that could still answer has. */
@@ -99,7 +100,7 @@ static enum verdict verdict(const struct control *c, const struct op *op, const 
         return granted_by(op, op->target) ? VERDICT_SETS : VERDICT_WAIT;
     if (!r->activating)
         return set_granted(op, &r->current) ? VERDICT_SETS : VERDICT_WAIT;
-    if (!set_granted(op, &r->previous))
+    if (!set_granted(op, &r->previous) && !(MUTATED(seal_of_one_set) && set_granted(op, &r->current)))
         return VERDICT_WAIT;
     if (set_granted(op, &r->current))
         return VERDICT_SETS;
@@ -109,7 +110,7 @@ static enum verdict verdict(const struct control *c, const struct op *op, const 
 /* ---- picking ---- */
 
 static int log_compare(const struct asked *a, const struct asked *b) {
-    if (a->last_epoch != b->last_epoch)
+    if (a->last_epoch != b->last_epoch && !(MUTATED(index_before_epoch) && a->last_index != b->last_index))
         return a->last_epoch < b->last_epoch ? -1 : 1;
     return a->last_index < b->last_index ? -1 : a->last_index > b->last_index;
 }
@@ -137,7 +138,7 @@ static const struct asked *pick(const struct control *c, const struct op *op, co
         const struct asked *x = &op->asked[i];
         if (!x->granted || !(replica_set_has(a, x->member) || replica_set_has(b, x->member)))
             continue;
-        int order = best ? log_compare(x, best) : 1;
+        int order = !best ? 1 : MUTATED(any_log_leads) ? 0 : log_compare(x, best);
         if (order > 0 || (order == 0 && preference(c, op, r, x->member) < preference(c, op, r, best->member)))
             best = x;
     }
@@ -225,7 +226,7 @@ void seal_answer(struct control *c, struct op *op, const struct replica_sealed *
             return;
         }
         a->damaged = m->damaged;
-        a->granted = m->granted && !m->damaged;
+        a->granted = m->granted && (!m->damaged || MUTATED(damaged_counts));
         a->last_epoch = m->last_epoch;
         a->last_index = m->last_index;
         if (!m->granted && !m->damaged) { /* a higher promise, or the epoch is taken: above it */

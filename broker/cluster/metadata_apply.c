@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "cluster/metadata_private.h"
 
@@ -325,7 +326,8 @@ static void drop_add(struct apply *a, uint64_t partition, member_t member, uint6
 /* Members of `set` that the record no longer holds are to drop their data. */
 static void drop_leavers(struct apply *a, const struct metadata_partition *p, const struct replica_set *set) {
     for (uint32_t i = 0; i < set->count; i++) {
-        if (!metadata_holds(&p->record, set->members[i]))
+        bool early = MUTATED(leavers_drop_early) && !replica_set_has(&p->record.current, set->members[i]);
+        if (!metadata_holds(&p->record, set->members[i]) || early)
             drop_add(a, p->id, set->members[i], p->record.epoch, false);
     }
 }
@@ -431,8 +433,9 @@ static bool sets_allowed(const struct replica_record *was, const struct replica_
 }
 
 static bool change_current(const struct metadata_partition *p, const struct record_change *c) {
-    return p && p->record.version == c->base_version && c->record.epoch > p->record.epoch &&
-           c->record.current.count > 0 && (c->lossy || sets_allowed(&p->record, &c->record)) &&
+    return p && (p->record.version == c->base_version || MUTATED(record_swap_unchecked)) &&
+           c->record.epoch > p->record.epoch && c->record.current.count > 0 &&
+           (c->lossy || sets_allowed(&p->record, &c->record)) &&
            (replica_set_has(&c->record.current, c->record.leader) ||
             replica_set_has(&c->record.previous, c->record.leader));
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "journal/internal.h"
 
@@ -76,9 +77,9 @@ static enum cover covered(const struct journal *j, uint64_t id, const struct seg
         return COVER_SYNCED;
     if (p->dropped && p->forgotten && p->ticket <= j->synced && p->holders == 1)
         return COVER_SYNCED; /* nothing older is left that it would have to contradict */
-    if (p->reset.segment <= g->number)
+    if (p->reset.segment <= g->number && !MUTATED(reclaimed_unsaid))
         return COVER_NONE;
-    return p->ticket <= j->synced ? COVER_SYNCED : COVER_WRITTEN;
+    return p->ticket <= j->synced || MUTATED(reclaimed_unsynced) ? COVER_SYNCED : COVER_WRITTEN;
 }
 
 static enum cover all_covered(const struct journal *j, const struct segment *g) {
@@ -94,7 +95,7 @@ static enum cover all_covered(const struct journal *j, const struct segment *g) 
  * staged ones go writes nothing: then there is no turn to wait for. */
 static bool released(const struct journal *j, const struct segment *g) {
     bool idle = turn_empty(j->writer.turn) && j->in_flight_count == 0;
-    return g->release <= j->synced || idle;
+    return g->release <= j->synced || idle || MUTATED(reclaimed_unsynced);
 }
 
 /* ---- the victim ---- */
@@ -294,7 +295,7 @@ static bool remove_left(struct journal *j) {
     size_t kept = 0, before = j->leaving_count;
     for (size_t i = 0; i < before; i++) {
         struct leaving l = j->leaving[i];
-        if (l.ticket > j->synced) {
+        if (l.ticket > j->synced && !MUTATED(reclaimed_unsynced)) {
             j->leaving[kept++] = l;
             continue;
         }

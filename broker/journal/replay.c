@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/crc.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "journal/recover_table.h"
 
@@ -147,6 +148,8 @@ static void on_entry(struct partition *p, const struct record *record, struct po
         partition_damage(p, 0, true);
         return;
     }
+    if (record->index > last + 1 && MUTATED(damaged_middle_cut))
+        return;
     if (record->index > last + 1)
         fill_hole(p, record->index);
     if (record->index <= last) { /* a truncate was lost */
@@ -219,6 +222,8 @@ static void on_bad_body(struct replay *r, struct partition *p, const struct reco
                         struct position now) {
     switch (bytes_decide(BYTES_PROVEN, kind_of_bad(record->kind))) {
     case BYTES_DAMAGE_ENTRY:
+        if (MUTATED(damaged_middle_cut))
+            break;
         if (p->reached)
             on_entry(p, record, now);
         if (p->reached)
@@ -293,7 +298,8 @@ void replay_segment(struct replay *r, uint32_t segment, const struct scan *scan,
         covered = i->end;
         if (i->what == SCAN_GAP) {
             CHECK(bytes_decide(BYTES_PROVEN, FOUND_GAP) == BYTES_DAMAGE_FLUSH);
-            replay_lost(r, gap_summary(scan, n, flush));
+            if (!MUTATED(gap_ignored))
+                replay_lost(r, gap_summary(scan, n, flush));
         } else if (i->record.kind == RECORD_FLUSH) {
             flush = &i->record;
         } else {

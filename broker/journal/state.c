@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 
 /* ---- segments ---- */
@@ -265,8 +266,8 @@ void partition_drop(struct state *s, struct partition *p, uint64_t promise) {
     p->checkpoint = (struct slot){0};
     p->dropped = true;
     partition_mend(p);
-    if (promise > p->promise)
-        p->promise = promise;
+    if (promise > p->promise || MUTATED(promise_not_in_drop))
+        p->promise = MUTATED(promise_not_in_drop) ? 0 : promise;
 }
 
 void partition_damage(struct partition *p, uint64_t from_index, bool promise_lost) {

@@ -45,6 +45,8 @@ static void batches_write(const struct mailbox *m, struct encoder *e) {
 static void producers_write(const struct producer *list, struct encoder *e) {
     const struct producer *p;
     size_t count;
+    if (MUTATED(producers_not_in_checkpoint))
+        list = NULL;
     DL_COUNT(list, p, count);
     encode_varint(e, count);
     DL_FOREACH(list, p) {
@@ -79,9 +81,29 @@ static uint64_t *const *counters_of(struct subscription *s, uint64_t *out[5]) {
     return out;
 }
 
+/* For a mutation: an acked message whose batch is still stored. UINT64_MAX: none. */
+static uint64_t unsettle_one(struct subscription *s) {
+    const struct batches *all = &s->mailbox->batches;
+    for (const struct batch_record *r = batches_from(all, s->start); r && s->acked;
+         r = batches_next(all, r)) {
+        if (!ranges_has(&s->settled, batch_end(r) - 1))
+            continue;
+        ranges_clear(&s->settled, batch_end(r) - 1, batch_end(r));
+        s->acked--;
+        return batch_end(r) - 1;
+    }
+    return UINT64_MAX;
+}
+
+static void settle_one(struct subscription *s, uint64_t offset) {
+    ranges_add(&s->settled, offset, offset + 1);
+    s->acked++;
+}
+
 static void subscription_write(struct subscription *s, struct encoder *e) {
     uint64_t *counters[5];
     counters_of(s, counters);
+    uint64_t lost = MUTATED(settled_not_in_checkpoint) ? unsettle_one(s) : UINT64_MAX;
     encode_string(e, s->name);
     encode_varint(e, s->id);
     encode_varint(e, s->born);
@@ -90,7 +112,9 @@ static void subscription_write(struct subscription *s, struct encoder *e) {
     for (size_t i = 0; i < 5; i++)
         encode_varint(e, *counters[i]);
     ranges_write(&s->settled, false, e);
-    ranges_write(&s->marks, true, e);
+    ranges_write(MUTATED(marks_not_in_checkpoint) ? &(struct ranges){0} : &s->marks, true, e);
+    if (lost != UINT64_MAX)
+        settle_one(s, lost);
 }
 
 static void dying_write(const struct mailbox *m, struct encoder *e) {

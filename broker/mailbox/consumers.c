@@ -25,7 +25,8 @@ bool consumer_eligible(const struct consumer *c) {
     const struct subscription *s = c->subscription;
     if (c->credit == 0 || c->lost)
         return false;
-    return s->mailbox->settings.dispatch != DISPATCH_EXCLUSIVE || s->attached == c;
+    return s->mailbox->settings.dispatch != DISPATCH_EXCLUSIVE || s->attached == c ||
+           (MUTATED(exclusive_forgotten) && s->back.total);
 }
 
 void consumer_work_done(struct consumer *c, uint64_t messages, usec_t now) {

@@ -217,7 +217,7 @@ static bool others_hold(const struct subscription *s) {
 static bool order_waits(const struct mailbox *m, struct subscription *s) {
     s->handover &= s->leases.total > 0;
     if (m->settings.dispatch == DISPATCH_EXCLUSIVE)
-        return m->limbo || s->returning || s->handover || others_hold(s);
+        return m->limbo || (!MUTATED(return_overtaken) && (s->returning || s->handover || others_hold(s)));
     return m->settings.dispatch == DISPATCH_KEY && (m->limbo || s->returning_nobodys);
 }
 

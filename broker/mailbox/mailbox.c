@@ -142,7 +142,7 @@ static void limbo_begin(struct mailbox *m, const uint64_t *gateways, size_t coun
     heap_put(&m->timers, &m->limbo_timer, m->now + failure_timeout);
     for (size_t i = 0; i < m->subscriptions_count; i++)
         subscription_lead(m, m->subscriptions[i]);
-    if (count == 0)
+    if (count == 0 || MUTATED(inherited_at_once))
         limbo_end(m, fx);
 }
 

@@ -37,11 +37,11 @@ static bool publish_in_order(const struct publish *p, struct producer *from) {
         publish_refuse(p, ERR_BUSY, 0, "the producer is being forgotten");
         return false;
     }
-    if (p->h.sequence <= from->taken) {
+    if (p->h.sequence <= from->taken && !MUTATED(duplicates_taken)) {
         publish_again(p, from);
         return false;
     }
-    if (p->h.after > from->taken) {
+    if (p->h.after > from->taken && !MUTATED(gaps_taken)) {
         publish_refuse(p, ERR_OUT_OF_ORDER, from->taken, NULL);
         return false;
     }

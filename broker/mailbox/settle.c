@@ -89,7 +89,8 @@ static void settle_wait(const struct settling *g, enum span_state state) {
 }
 
 static bool lease_is(const struct settling *g, const struct lease *l) {
-    return l->epoch == g->item->epoch && l->consumer && memcmp(&l->consumer->id, g->id, sizeof *g->id) == 0;
+    return (l->epoch == g->item->epoch || MUTATED(old_token_taken)) && l->consumer &&
+           memcmp(&l->consumer->id, g->id, sizeof *g->id) == 0;
 }
 
 static void settle_span(const struct settling *g, const struct range *span, uint64_t first, uint64_t end) {
@@ -120,7 +121,7 @@ static uint64_t settle_stretch(const struct settling *g, uint64_t at, uint64_t e
         stop = settled->first;
     struct mark mark;
     stop = mark_run(g->s, at, stop, &mark);
-    if (mark.intent || mark.number != g->item->delivery_number) {
+    if (mark.intent || (mark.number != g->item->delivery_number && !MUTATED(old_token_taken))) {
         answer(g, mark.intent ? SETTLE_ALREADY : SETTLE_TOO_LATE);
         return stop;
     }

@@ -11,6 +11,7 @@
 #include "base/body.h"
 #include "base/check.h"
 #include "base/codec.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "mailbox/heap.h"
 #include "mailbox/mailbox.h"

@@ -18,10 +18,11 @@ static uint64_t confirmed_of(const struct peer *p) {
 }
 
 usec_t replica_lease_until(const struct replica *r, usec_t now) {
-    if (!r->leading || (r->record.wait_lease && now < r->led_since + REPLICA_LEASE_US))
+    if (!r->leading ||
+        (r->record.wait_lease && !MUTATED(lease_not_waited) && now < r->led_since + REPLICA_LEASE_US))
         return 0;
     uint64_t confirmed = sets_majority(r, confirmed_of, (uint64_t)USEC_NEVER);
-    if (confirmed == (uint64_t)USEC_NEVER)
+    if (confirmed == (uint64_t)USEC_NEVER || MUTATED(lease_unconfirmed))
         return USEC_NEVER;
     usec_t until = (usec_t)confirmed + REPLICA_LEASE_US;
     return confirmed && until > now ? until : 0;

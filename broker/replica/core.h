@@ -6,6 +6,7 @@
 #include "base/body.h"
 #include "base/check.h"
 #include "base/codec.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "replica/replica.h"
 

@@ -15,16 +15,22 @@ static void forget_everything(struct replica *r, struct replica_effects *fx) {
     fx_journal(r, fx, REPLICA_INSTALL)->install.state = encoder_body(&e);
 }
 
-static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
-    bool everything = from <= r->log.base_index || from <= r->log.written_base || r->log.last_index == 0;
-    r->damage++;
-    r->whole_written = false;
-    r->mend_to = 0;
+static void mark_write(struct replica *r, uint64_t from, bool everything, struct replica_effects *fx) {
     struct replica_effect *e = fx_journal(r, fx, REPLICA_MARK_DAMAGED);
     e->damage.number = r->damage;
     e->damage.from = from;
     e->damage.everything = everything;
     r->damage_mark = r->mark;
+}
+
+static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
+    bool everything = from <= r->log.base_index || from <= r->log.written_base || r->log.last_index == 0;
+    r->damage++;
+    r->whole_written = false;
+    r->mend_to = 0;
+    r->damage_mark = r->mark;
+    if (!MUTATED(damage_unmarked))
+        mark_write(r, from, everything, fx);
     if (r->promise)
         promise_record(r, fx);
     r->report_at = 0; /* at the next tick, which is due at once */
@@ -70,7 +76,8 @@ void damage_mending(struct replica *r, const struct replica_append *m) {
 void damage_stored(struct replica *r, usec_t now, struct replica_effects *fx) {
     if (!r->damaged)
         return;
-    bool there = r->mend_to && r->verified >= r->mend_to && r->log.stored >= r->mend_to;
+    bool there =
+        r->mend_to && ((r->verified >= r->mend_to && r->log.stored >= r->mend_to) || MUTATED(mended_early));
     if (there && !r->whole_written) {
         fx_journal(r, fx, REPLICA_MARK_WHOLE);
         r->whole_written = true;

@@ -24,7 +24,7 @@ void follow_forget(struct replica *r) {
 }
 
 bool follow(struct replica *r, uint64_t epoch, member_t leader, struct replica_effects *fx) {
-    CHECK(epoch >= r->promise);
+    CHECK(epoch >= r->promise || MUTATED(promise_ignored));
     if (r->leading)
         lead_stop(r, fx);
     if (epoch > r->follow_epoch) {
@@ -37,7 +37,7 @@ bool follow(struct replica *r, uint64_t epoch, member_t leader, struct replica_e
         if (epoch > r->epoch)
             r->epoch = epoch;
     }
-    if (epoch == r->promise)
+    if (epoch <= r->promise)
         return false;
     r->promise = epoch;
     r->candidate = r->config_in_log ? leader : 0;
@@ -76,7 +76,9 @@ static void answer_mismatch(struct replica *r, const struct replica_append *m, s
 void follow_stored(struct replica *r, struct replica_effects *fx) {
     if (!r->owes || r->synced_mark < r->promise_mark)
         return;
-    uint64_t stored = r->verified < r->log.stored ? r->verified : r->log.stored;
+    uint64_t stored = r->verified < r->log.stored && !MUTATED(own_log_answered) ? r->verified : r->log.stored;
+    if (MUTATED(stored_before_sync))
+        stored = r->verified;
     if (stored < r->verified && stored <= r->answered)
         return;
     r->owes = stored < r->verified;
@@ -103,7 +105,8 @@ static bool well_formed(const struct replica_append *m) {
 
 /* Everything committed agrees, so only what lies above has to be compared. */
 static bool previous_matches(const struct replica *r, const struct replica_append *m) {
-    if (m->prev_index <= committed_here(r))
+    if (m->prev_index <= committed_here(r) ||
+        (MUTATED(previous_ignored) && m->prev_index <= r->log.last_index))
         return true;
     return m->prev_index <= r->log.last_index && log_epoch_at(&r->log, m->prev_index) == m->prev_epoch;
 }
@@ -112,7 +115,7 @@ static bool previous_matches(const struct replica *r, const struct replica_appen
 static size_t first_new(const struct replica *r, const struct replica_append *m) {
     uint64_t committed = committed_here(r);
     size_t i = 0;
-    for (; i < m->count; i++) {
+    for (; i < m->count && !MUTATED(cut_agreeing); i++) {
         const struct entry *entry = &m->entries[i];
         if (entry->index <= committed) {
             CHECK(log_epoch_at(&r->log, entry->index) == entry->epoch);
@@ -133,7 +136,7 @@ static void store(struct replica *r, const struct replica_append *m, bool due, s
     if (due && !implied)
         promise_write(r, fx);
     if (cuts) {
-        CHECK(m->entries[i].index > r->verified);
+        CHECK(m->entries[i].index > r->verified || MUTATED(cut_agreeing));
         promise_record(r, fx);
         log_truncate(r, m->entries[i].index - 1, fx);
     }
@@ -141,6 +144,8 @@ static void store(struct replica *r, const struct replica_append *m, bool due, s
         log_append(r, &m->entries[i], fx);
     if (due && implied)
         r->promise_mark = r->mark;
+    if (MUTATED(shorter_frame_cuts) && m->prev_index + m->count < r->log.last_index)
+        log_truncate(r, m->prev_index + m->count, fx);
 }
 
 static void accept(struct replica *r, const struct replica_append *m, bool due, struct replica_effects *fx) {
@@ -153,7 +158,8 @@ static void accept(struct replica *r, const struct replica_append *m, bool due, 
     if (m->prev_index > r->answered) /* that much alone is no news to the leader */
         r->answered = m->prev_index;
     damage_mending(r, m);
-    uint64_t commit = m->commit < r->verified ? m->commit : r->verified;
+    uint64_t known = MUTATED(commit_unverified) ? r->log.last_index : r->verified;
+    uint64_t commit = m->commit < known ? m->commit : known;
     commit_to(r, commit, fx);
 }
 
@@ -165,7 +171,7 @@ void replica_on_append(struct replica *r, const struct replica_append *m, usec_t
         return;
     if (r->damaged && r->synced_mark < r->damage_mark)
         return; /* it would say "damaged" before that is sure to be remembered; the leader asks again */
-    if (m->epoch < r->promise) {
+    if (m->epoch < r->promise && !MUTATED(promise_ignored)) {
         answer(r, m->from, m->epoch, REPLICA_APPEND_REFUSED, fx)->sent_at = m->sent_at;
         return;
     }

@@ -104,22 +104,26 @@ static int descending(const void *a, const void *b) {
 uint64_t set_majority(const struct replica *r, const struct replica_set *set,
                       uint64_t (*value)(const struct peer *peer), uint64_t own) {
     uint64_t values[REPLICA_SET_MAX] = {0};
+    uint32_t count = set->count;
     if (set->count == 0)
         return 0;
     for (uint32_t i = 0; i < set->count; i++) {
         const struct peer *p = lead_peer(r, set->members[i]);
         if (set->members[i] == r->self)
             values[i] = own;
-        else if (p && !p->damaged)
+        else if (p && (!p->damaged || MUTATED(damaged_counts)))
             values[i] = value(p);
     }
-    qsort(values, set->count, sizeof values[0], descending);
-    return values[set->count / 2];
+    for (size_t i = 0; MUTATED(learner_counts) && i < r->peers_count && count < REPLICA_SET_MAX; i++)
+        if (r->peers[i].learner)
+            values[count++] = value(&r->peers[i]);
+    qsort(values, count, sizeof values[0], descending);
+    return values[MUTATED(minority_commits) ? 0 : set->count / 2];
 }
 
 uint64_t sets_majority(const struct replica *r, uint64_t (*value)(const struct peer *peer), uint64_t own) {
     uint64_t current = set_majority(r, replica_voters(r), value, own);
-    if (!r->record.activating || r->config_in_log)
+    if (!r->record.activating || r->config_in_log || MUTATED(new_set_alone))
         return current;
     uint64_t previous = set_majority(r, &r->record.previous, value, own);
     return current < previous ? current : previous;
@@ -129,14 +133,21 @@ static uint64_t match_of(const struct peer *p) {
     return p->match;
 }
 
+/* Both sets' majorities store the epoch's record: the controller may let the old one go. */
+static void activated(struct replica *r, uint64_t stored, usec_t now, struct replica_effects *fx) {
+    if (stored < r->epoch_index || !r->record.activating || r->activated)
+        return;
+    r->activated = true;
+    report_again(r, now, fx);
+}
+
 void lead_commit(struct replica *r, usec_t now, struct replica_effects *fx) {
     uint64_t stored = sets_majority(r, match_of, r->log.stored);
-    if (stored < r->epoch_index)
+    uint64_t current =
+        MUTATED(activated_by_one) ? set_majority(r, replica_voters(r), match_of, r->log.stored) : 0;
+    activated(r, stored > current ? stored : current, now, fx);
+    if (stored < r->epoch_index && !MUTATED(older_by_majority))
         return;
-    if (r->record.activating && !r->activated) {
-        r->activated = true;
-        report_again(r, now, fx);
-    }
     commit_to(r, stored, fx);
 }
 
@@ -169,8 +180,9 @@ void lead_stop(struct replica *r, struct replica_effects *fx) {
 static bool can_lead(const struct replica *r) {
     const struct replica_record *record = &r->record;
     return !r->damaged && !r->take.installing && r->promise <= record->epoch &&
-           r->log.last_epoch < record->epoch && r->log.last_epoch == record->last_epoch &&
-           r->log.last_index == record->last_index;
+           ((r->log.last_epoch < record->epoch && r->log.last_epoch == record->last_epoch &&
+             r->log.last_index == record->last_index) ||
+            (MUTATED(leads_again) && r->log.last_epoch == record->epoch));
 }
 
 static void named(struct replica *r, usec_t now, struct replica_effects *fx) {

@@ -95,7 +95,7 @@ bool replica_dirty(const struct replica *r) {
 }
 
 void replica_pump(struct replica *r, usec_t now, struct replica_effects *fx) {
-    if (!r->leading || r->log.stored < r->epoch_index)
+    if (!r->leading || (r->log.stored < r->epoch_index && !MUTATED(epoch_unsynced)))
         return;
     r->dirty = false;
     for (size_t i = 0; i < r->peers_count; i++)

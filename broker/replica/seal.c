@@ -10,6 +10,8 @@
 #include "replica/core.h"
 
 void promise_write(struct replica *r, struct replica_effects *fx) {
+    if (MUTATED(promise_not_kept))
+        return;
     struct replica_effect *e = fx_journal(r, fx, REPLICA_PROMISE);
     e->promise.epoch = r->promise;
     e->promise.candidate = r->candidate;
@@ -40,9 +42,9 @@ static struct replica_sealed *answer(struct replica *r, uint64_t token, uint64_t
 /* An epoch that has entries is taken; a group that elects promises each epoch to
  * one candidate only. */
 static bool refuses(const struct replica *r, uint64_t epoch, member_t candidate) {
-    if (epoch < r->promise || epoch <= r->log.last_epoch)
+    if ((epoch < r->promise && !MUTATED(seal_below_promise)) || epoch <= r->log.last_epoch)
         return true;
-    return epoch == r->promise && r->config_in_log && candidate != r->candidate;
+    return epoch == r->promise && r->config_in_log && candidate != r->candidate && !MUTATED(two_votes);
 }
 
 static void pending_push(struct replica *r, uint64_t token, uint64_t epoch) {
@@ -69,11 +71,11 @@ void replica_on_seal(struct replica *r, const struct replica_seal *m, usec_t now
     damage_mark_due(r, fx);
     if (m->to != r->self)
         return;
-    if (r->damaged || refuses(r, m->epoch, m->candidate)) {
+    if ((r->damaged && !MUTATED(damaged_counts)) || refuses(r, m->epoch, m->candidate)) {
         answer(r, m->token, m->epoch, fx);
         return;
     }
-    if (m->epoch > r->promise)
+    if (m->epoch > r->promise || MUTATED(seal_below_promise))
         promise(r, m->epoch, m->candidate, fx);
     pending_push(r, m->token, m->epoch);
     seal_stored(r, fx);
@@ -83,11 +85,12 @@ void seal_stored(struct replica *r, struct replica_effects *fx) {
     size_t kept = 0;
     for (size_t i = 0; i < r->seals_count; i++) {
         struct pending_seal *seal = &r->seals[i];
-        if (seal->mark > r->synced_mark) {
+        if (seal->mark > r->synced_mark && !MUTATED(sealed_before_sync)) {
             r->seals[kept++] = *seal;
             continue;
         }
-        bool granted = !r->damaged && seal->epoch == r->promise && seal->epoch > r->log.last_epoch;
+        bool granted = (!r->damaged || MUTATED(damaged_counts)) && seal->epoch == r->promise &&
+                       seal->epoch > r->log.last_epoch;
         answer(r, seal->token, seal->epoch, fx)->granted = granted;
     }
     r->seals_count = kept;

@@ -56,6 +56,8 @@ static bool same(const struct take *t, const struct replica_piece *m) {
 static void open(struct replica *r, const struct replica_piece *m, struct replica_effects *fx) {
     if (r->take.open)
         take_abandon(r, fx);
+    if (MUTATED(checkpoint_not_atomic) && r->log.last_index > r->log.base_index)
+        log_truncate(r, r->log.base_index, fx);
     r->take = (struct take){.open = true,
                             .from = m->from,
                             .epoch = m->epoch,
@@ -192,7 +194,7 @@ static void installed(struct replica *r, struct replica_effects *fx) {
 
 void take_stored(struct replica *r, struct replica_effects *fx) {
     struct take *t = &r->take;
-    if (t->installing && t->mark <= r->synced_mark)
+    if (t->installing && (t->mark <= r->synced_mark || MUTATED(checkpoint_before_sync)))
         installed(r, fx);
     else if (t->open && !t->installing)
         tell_progress(r, fx);

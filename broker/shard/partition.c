@@ -6,6 +6,7 @@
 
 #include "base/body.h"
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 
 enum { GATEWAYS_MAX = 1024 };
@@ -78,7 +79,7 @@ static void start_log_time(struct partition *p, usec_t now) {
 /* ---- checkpoints ---- */
 
 bool partition_checkpoint(struct partition *p) {
-    uint64_t base = p->applied;
+    uint64_t base = MUTATED(checkpoint_ahead) ? replica_last_index(p->replica) : p->applied;
     if (base <= p->checkpoint_base || !replica_counts(p->replica))
         return false;
     size_t live_count;
