@@ -194,6 +194,8 @@ static bool take(struct options *o, const char *name, const char *value) {
         o->first = strtoull(value, NULL, 10);
     else if (strcmp(name, "--minutes") == 0)
         o->minutes = strtod(value, NULL);
+    else if (strcmp(name, "--mutation") == 0)
+        return sim_mutate(value);
     else if (strcmp(name, "--jobs") == 0)
         o->jobs = atoi(value);
     else if (strcmp(name, "--seed") == 0)
@@ -205,6 +207,10 @@ static bool take(struct options *o, const char *name, const char *value) {
 
 int main(int argc, char **argv) {
     struct options o = {.first = 1, .seeds = 200, .jobs = (int)sysconf(_SC_NPROCESSORS_ONLN)};
+    if (argc == 2 && strcmp(argv[1], "--mutations") == 0) {
+        sim_mutations_list();
+        return 0;
+    }
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--trace") == 0)
             o.trace = true;

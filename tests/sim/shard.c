@@ -6,6 +6,7 @@
 
 #include "base/body.h"
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/xalloc.h"
 #include "shard.h"
 
@@ -63,6 +64,8 @@ static void fence(struct hosted *h) {
     struct process *p = h->process;
     for (int i = 0; i < p->sim->processes_count; i++) {
         if (p->sim->processes[i].kind != PROCESS_SHARD)
+            continue;
+        if (MUTATED(fences_known_leader) && p->ends[i].member != h->record.leader)
             continue;
         struct message *m = message_new(M_FENCED, h->id);
         m->promise = replica_promise(h->partition->replica);
@@ -146,7 +149,8 @@ static void on_confirmed(struct shard *s, int from, const struct message *m) {
     HOSTED_EACH(s, h) {
         if (!h->partition || !replica_leading(h->partition->replica) || !in_sets(h, member))
             continue;
-        if (fence_of(&s->peers[from], h->id) > replica_epoch(h->partition->replica))
+        if (fence_of(&s->peers[from], h->id) > replica_epoch(h->partition->replica) &&
+            !MUTATED(fences_ignored))
             continue;
         replica_confirm(h->partition->replica, member, m->beat.sent_at);
         shard_touch(h);
@@ -192,7 +196,8 @@ static void peer_up(struct shard *s, int other) {
     member_t member = p->ends[other].member;
     s->peers[other].fenced_count = 0;
     /* from the journal: partitions not opened yet count too */
-    journal_each(p->journal, fence_one, &(struct fencing){p, other});
+    if (!MUTATED(fences_not_repeated))
+        journal_each(p->journal, fence_one, &(struct fencing){p, other});
     HOSTED_EACH(s, h) {
         if (!h->partition)
             continue;

@@ -525,6 +525,11 @@ void faults_start(struct sim *s);
 void faults_stop(struct sim *s);                            /* heal everything */
 bool faults_settled(struct sim *s, char *why, size_t size); /* cluster is whole again */
 
+/* ---- mutation.c ---- */
+void sim_mutations_list(void);
+/* Break this rule (base/mutation.h), before anything runs; false: unknown, or not in this build. */
+bool sim_mutate(const char *name);
+
 /* ---- run.c ---- */
 void sim_run(uint64_t seed, bool trace, struct sim_result *out);
 /* main.c: an invariant is broken; *out is filled. */
