@@ -209,15 +209,17 @@ void on_forward_publish(void *ctx, struct link *link, const void *header, struct
     const Mr__ForwardPublish *m = header;
     const char *wrong = wrong_with(body);
     struct map_mailbox *box = map_find(&g->map, m->mailbox);
+    /* the target may have been made anew with fewer */
+    uint32_t number = box && box->partition_count ? m->partition % box->partition_count : 0;
     if (wrong)
         forward_refuse(l, m->request, ERR_INVALID, wrong);
     else if (!g->map.known)
         forward_refuse(l, m->request, ERR_UNAVAILABLE, "the gateway has no map yet");
-    else if (!box || m->partition >= box->partition_count || !box->partitions[m->partition])
+    else if (!box || number >= box->partition_count || !box->partitions[number])
         forward_refuse(l, m->request, ERR_NOT_FOUND, "no such dead-letter mailbox");
     else if (g->publishes.bytes + body->size > g->publish_bytes)
         forward_refuse(l, m->request, ERR_NO_MEMORY, "the gateway holds as many unreceipted bytes as it may");
     else
-        publishes_add(&g->publishes, l->owner, m->request, box->partitions[m->partition]->id, body,
+        publishes_add(&g->publishes, l->owner, m->request, box->partitions[number]->id, body,
                       loop_now(g->loop));
 }

@@ -56,7 +56,7 @@ static void propose_one(struct mailbox *m, struct subscription *s, uint64_t offs
     encode_varint(&e, offset);
     encode_u8(&e, (uint8_t)reason);
     encode_string(&e, m->settings.dead_letter);
-    encode_varint(&e, 0);
+    encode_varint(&e, m->dead_letter_partitions ? m->partition % m->dead_letter_partitions : 0);
     struct proposal p = {.type = ENTRY_DYING};
     waiter_settle(m, &p.waiters, ask, SETTLE_DONE);
     propose(m, p, encoder_body(&e), fx);
@@ -169,6 +169,10 @@ static void dying_refused(struct mailbox *m, enum err code) {
     m->dead_letter_backoff *= 2;
     if (m->dead_letter_backoff > BACKOFF_MAX_US)
         m->dead_letter_backoff = BACKOFF_MAX_US;
+}
+
+void mailbox_dead_letter_partitions(struct mailbox *m, uint32_t partitions) {
+    m->dead_letter_partitions = partitions;
 }
 
 void mailbox_dead_lettered(struct mailbox *m, uint64_t intent, enum err code, usec_t now,

@@ -290,6 +290,10 @@ void mailbox_presented(struct mailbox *m, uint64_t gateway, usec_t now, struct m
 void mailbox_settle(struct mailbox *m, struct mailbox_origin origin, const struct consumer_id *consumer,
                     const char *subscription, const struct mailbox_settlement *items, size_t count,
                     usec_t now, int64_t stamp, struct mailbox_effects *fx);
+/* How many partitions the dead-letter mailbox has now (0: not known): the next dead
+ * letters go to partition (our number mod that), so that those of a partition stay in
+ * order. What is dying already goes where its intent says. */
+void mailbox_dead_letter_partitions(struct mailbox *m, uint32_t partitions);
 /* The dead letter of `intent` is receipted at its target (ERR_OK), or refused
  * (then it stays dying, is tried again later, and the reason shows). */
 void mailbox_dead_lettered(struct mailbox *m, uint64_t intent, enum err code, usec_t now,

@@ -293,6 +293,7 @@ struct mailbox {
     size_t deads_count, deads_capacity;
     struct heap timers;
     struct heap_node limbo_timer, ttl_timer, retention_timer, producers_timer, dead_letter_timer;
+    uint32_t dead_letter_partitions;
     size_t dead_letters_sent;
     usec_t dead_letter_backoff;
     enum err dead_letter_error;

@@ -426,6 +426,7 @@ void orders_wishes(struct hosted *h) {
     struct mailbox_effects *fx = &h->partition->mailbox_effects;
     h->wishes_due = false;
     mailbox_settings(m, &h->settings, fx);
+    mailbox_dead_letter_partitions(m, h->dead_letter_partitions);
     for (size_t i = 0; i < h->wishes_count; i++)
         mailbox_subscribe(m, h->wishes[i].name, h->wishes[i].from, h->wishes[i].value, fx);
     struct subscription_stats stats;

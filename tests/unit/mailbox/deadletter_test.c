@@ -34,6 +34,23 @@ Test(deadletter, a_rejected_message_goes_to_the_target_and_is_then_dead) {
     world_close(&w);
 }
 
+/* What is dying goes on to where its intent says. */
+Test(deadletter, the_targets_partitions_share_the_letters_of_the_sources) {
+    struct world w = {.partition = 5};
+    open_leased(&w, 0, "dlq", 3);
+    mailbox_dead_letter_partitions(w.leader, 3);
+    world_settle(&w, 'A', SETTLE_REJECT, 0, 1, 0);
+    EXPECT(&w, "dead letter 0 to dlq/2, intent 2 after 0, attempts 1, rejected\nsettled done\n");
+    mailbox_dead_letter_partitions(w.leader, 4);
+    world_settle(&w, 'A', SETTLE_REJECT, 1, 1, 0);
+    EXPECT(&w, "dead letter 1 to dlq/1, intent 3 after 0, attempts 1, rejected\nsettled done\n");
+    dead_lettered(&w, 2, ERR_UNAVAILABLE);
+    world_forget(&w);
+    world_wait(&w, 200000);
+    EXPECT(&w, "dead letter 0 to dlq/2, intent 2 after 0, attempts 1, rejected\n");
+    world_close(&w);
+}
+
 Test(deadletter, the_last_attempt_that_comes_back_dies) {
     struct world w = {0};
     open_leased(&w, 2, "dlq", 1);

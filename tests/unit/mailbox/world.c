@@ -44,10 +44,11 @@ static void trace_settled(struct world *w, const struct mailbox_effect *e) {
 }
 
 static void trace_dead_letter(struct world *w, const struct mailbox_effect *e) {
-    trace(w, "dead letter %llu to %s, intent %llu after %llu, attempts %u, %s\n",
-          (unsigned long long)e->dead_letter.offset, e->dead_letter.target,
-          (unsigned long long)e->dead_letter.intent, (unsigned long long)e->dead_letter.after,
-          e->dead_letter.attempts, e->dead_letter.reason);
+    trace(w, "dead letter %llu to %s", (unsigned long long)e->dead_letter.offset, e->dead_letter.target);
+    if (e->dead_letter.target_partition)
+        trace(w, "/%u", e->dead_letter.target_partition);
+    trace(w, ", intent %llu after %llu, attempts %u, %s\n", (unsigned long long)e->dead_letter.intent,
+          (unsigned long long)e->dead_letter.after, e->dead_letter.attempts, e->dead_letter.reason);
 }
 
 static void append(struct world *w, const struct mailbox_effect *e) {
@@ -165,7 +166,8 @@ struct mailbox_settings world_settings(void) {
 }
 
 static struct mailbox *make(const struct world *w) {
-    return mailbox_new(&(struct mailbox_options){.name = "orders", .id = 7, .settings = w->settings});
+    return mailbox_new(&(struct mailbox_options){
+        .name = "orders", .id = 7, .partition = w->partition, .settings = w->settings});
 }
 
 void world_open(struct world *w, const struct mailbox_settings *settings) {

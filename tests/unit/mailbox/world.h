@@ -13,6 +13,7 @@
 struct world {
     struct mailbox *leader, *follower;
     struct mailbox_settings settings;
+    uint32_t partition; /* its number */
     struct mailbox_effects fx;
     struct entry *log; /* index i+1 at i */
     size_t log_count, log_capacity, committed;
