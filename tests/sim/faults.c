@@ -175,20 +175,20 @@ static void do_flap(struct sim *s) {
 static void do_disk_error(struct sim *s) {
     struct process *p = some_process(s, sim_chance(dice(s), 7000) ? PROCESS_SHARD : PROCESS_CONTROLLER);
     if (p->up)
-        sim_disk_fail_after(p->disk, (int)sim_between(dice(s), 1, 10));
+        mem_disk_fail_after(p->disk, (int)sim_between(dice(s), 1, 10));
 }
 
 static void on_space(struct sim *s, struct event *e) {
     struct process *p = e->ptr;
     sim_trace(s, "%s has space again", p->name);
-    sim_disk_limit(p->disk, UINT64_MAX / 2);
+    mem_disk_limit(p->disk, UINT64_MAX / 2);
 }
 
 static void do_disk_full(struct sim *s) {
     struct process *p = some_process(s, PROCESS_SHARD);
     uint64_t room = (uint64_t)sim_between(dice(s), 0, 8) * s->segment_bytes;
     sim_trace(s, "%s has %llu bytes of disk left", p->name, (unsigned long long)room);
-    sim_disk_limit(p->disk, sim_disk_used(p->disk) + room);
+    mem_disk_limit(p->disk, mem_disk_used(p->disk) + room);
     sim_at(s, s->now + rate(s, USEC_S, 10 * USEC_S), on_space)->ptr = p;
 }
 
@@ -230,7 +230,7 @@ static void do_bit_flip(struct sim *s) {
         sim_chance(dice(s), 7500)
             ? sim_shard(s, s->swarm.victim, (int)rng_below(dice(s), (uint64_t)s->shards_per_node))
             : sim_controller(s, s->swarm.victim);
-    if (!sim_disk_flip(p->disk, dice(s)))
+    if (!mem_disk_flip(p->disk, dice(s)))
         return;
     sim_count(s, FAULT_bit_flip);
     sim_trace(s, "%s disk: a bit flips", p->name);
@@ -249,7 +249,7 @@ static void do_wipe(struct sim *s) {
         if (p->node != node || !p->disk || (!all && p != sim_shard(s, node, index)))
             continue;
         process_kill(p, "its disk is replaced");
-        sim_disk_wipe(p->disk);
+        mem_disk_wipe(p->disk);
     }
 }
 
@@ -335,8 +335,8 @@ void faults_stop(struct sim *s) {
         struct process *p = &s->processes[i];
         p->frozen_until = p->frozen_until > s->now ? s->now : p->frozen_until;
         if (p->disk) {
-            sim_disk_limit(p->disk, UINT64_MAX / 2);
-            sim_disk_fail_after(p->disk, 0);
+            mem_disk_limit(p->disk, UINT64_MAX / 2);
+            mem_disk_fail_after(p->disk, 0);
         }
     }
 }

@@ -29,7 +29,7 @@ static void add_process(struct sim *s, enum process_kind kind, int node, int ind
     else
         snprintf(p->name, sizeof p->name, "n%d%s", node + 1, kind == PROCESS_GATEWAY ? "/gw" : "");
     if (kind != PROCESS_GATEWAY)
-        p->disk = sim_disk_new(s);
+        p->disk = mem_disk_new();
 }
 
 static void build(struct sim *s) {

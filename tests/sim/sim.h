@@ -21,6 +21,7 @@
 #include "cluster/election.h"
 #include "journal/journal.h"
 #include "mailbox/mailbox.h"
+#include "mem_disk.h"
 #include "replica/replica.h"
 #include "shard/partition.h"
 
@@ -39,7 +40,6 @@ enum {
 
 struct sim;
 struct process;
-struct sim_disk;
 struct shard;
 struct controller;
 struct gateway;
@@ -318,7 +318,7 @@ struct process {
     struct end *ends; /* by process's id */
 
     /* the journal's executor */
-    struct sim_disk *disk;
+    struct mem_disk *disk;
     struct journal *journal;
     member_t self;
     uint64_t starts;
@@ -439,18 +439,6 @@ void network_process_up(struct process *p);
 void network_free(struct sim *s);
 int network_by_member(const struct process *p, member_t m);      /* -1: no link */
 int network_by_instance(const struct process *p, uint64_t link); /* -1: no link */
-
-/* ---- disk.c ---- */
-struct sim_disk *sim_disk_new(struct sim *s);
-struct disk *sim_disk_vtable(struct sim_disk *d);
-void sim_disk_power_off(struct sim_disk *d, struct rng *rng);
-void sim_disk_fail_after(struct sim_disk *d, int operations);
-void sim_disk_settle_failure(struct sim_disk *d);
-void sim_disk_limit(struct sim_disk *d, uint64_t bytes);
-uint64_t sim_disk_used(const struct sim_disk *d);
-void sim_disk_wipe(struct sim_disk *d);
-bool sim_disk_flip(struct sim_disk *d, struct rng *rng);
-void sim_disk_free(struct sim_disk *d);
 
 /* ---- shard.c, shard_storage.c ---- */
 void shard_start(struct process *p);

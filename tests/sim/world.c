@@ -272,7 +272,7 @@ static void on_disk_done(struct sim *s, struct event *e) {
     if (p->storage_failed) {
         sim_count(s, FAULT_disk_error);
         process_kill(p, "storage failed");
-        sim_disk_power_off(p->disk, &s->rng); /* after a failed sync the page cache proves nothing */
+        mem_disk_crash(p->disk, &s->rng); /* after a failed sync the page cache proves nothing */
         return;
     }
     if (p->queued)
@@ -318,7 +318,7 @@ bool process_open_journal(struct process *p, uint8_t batch_type) {
     p->queued = p->running = NULL;
     p->synced_posted = p->storage_failed = false;
     uint64_t random = rng_next(&p->sim->rng) | 1;
-    enum err err = journal_open(&(struct journal_options){.disk = sim_disk_vtable(p->disk),
+    enum err err = journal_open(&(struct journal_options){.disk = mem_disk_disk(p->disk),
                                                           .folder = "j",
                                                           .segment_bytes = p->sim->segment_bytes,
                                                           .reserve_bytes = 4 * p->sim->segment_bytes,
@@ -352,10 +352,9 @@ static void stop_jobs(struct process *p, bool power) {
     p->running = p->queued = NULL;
     if (jobs && sim_chance(&p->sim->rng, 6000)) {
         struct journal_job *rest = journal_job_unlink(jobs);
-        sim_disk_fail_after(p->disk, (int)sim_between(&p->sim->rng, 1, 4));
+        mem_disk_fail_after(p->disk, (int)sim_between(&p->sim->rng, 1, 4));
         journal_run(jobs);
-        sim_disk_fail_after(p->disk, 0);
-        sim_disk_settle_failure(p->disk);
+        mem_disk_fail_after(p->disk, 0);
         if (power)
             sim_count(p->sim, FAULT_torn_write);
         jobs = rest;
@@ -402,7 +401,7 @@ void process_start(struct process *p) {
     p->timer_at = USEC_NEVER;
     memset(p->ends, 0, (size_t)p->sim->processes_count * sizeof *p->ends);
     if (p->disk) /* an error does not outlive its process */
-        sim_disk_settle_failure(p->disk);
+        mem_disk_fail_after(p->disk, 0);
     if (p->kind != PROCESS_GATEWAY &&
         !process_open_journal(p, p->kind == PROCESS_SHARD ? ENTRY_BATCH : UINT8_MAX)) {
         p->up = false;
@@ -476,7 +475,7 @@ void node_power_off(struct sim *s, int node, usec_t how_long) {
         if (p->up)
             end(p, true);
         if (p->disk)
-            sim_disk_power_off(p->disk, &s->rng);
+            mem_disk_crash(p->disk, &s->rng);
     }
     struct event *e = sim_at(s, s->now + how_long, on_power_on);
     e->a = (uint64_t)node;
@@ -498,5 +497,5 @@ void process_end_for_good(struct process *p) {
     if (p->up)
         end(p, false);
     if (p->disk)
-        sim_disk_free(p->disk);
+        mem_disk_free(p->disk);
 }

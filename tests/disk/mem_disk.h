@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A disk in memory that can lose power: what was written and not synced is then
+ * A disk in memory that loses power, wears out and fills up; the simulator's and
+ * the journal tests'. What was written and not synced is, after a power loss,
  * there or not, sector by sector; names made, changed or removed since the last
- * sync of the folder are there up to a random point. One folder. One thread.
+ * sync of the folder are there up to a random point. One folder. One thread, but
+ * for mem_disk_fail_after.
  */
 #ifndef MAILROOM_TEST_MEM_DISK_H
 #define MAILROOM_TEST_MEM_DISK_H
@@ -17,14 +19,20 @@ struct mem_disk;
 struct mem_disk *mem_disk_new(void);
 void mem_disk_free(struct mem_disk *m);
 struct disk *mem_disk_disk(struct mem_disk *m);
-/* Lose power. All handles must be closed. */
+/* Lose power. Handles that are still open lead to what is left. */
 void mem_disk_crash(struct mem_disk *m, struct rng *rng);
 /* All that was written counts as synced. */
 void mem_disk_settle(struct mem_disk *m);
 /* Bytes all files may have together; more: ENOSPC. */
 void mem_disk_limit(struct mem_disk *m, uint64_t bytes);
-/* The n-th write or sync from now on fails with EIO, and all after it; 0: none. */
+uint64_t mem_disk_used(const struct mem_disk *m);
+/* The n-th write or sync from now on fails with EIO, and all after it; 0: none, also
+ * if it fails already. */
 void mem_disk_fail_after(struct mem_disk *m, int n);
+/* All files are gone, synced or not. */
+void mem_disk_wipe(struct mem_disk *m);
+/* One bit somewhere in what is written and synced turns over; false: there is nothing. */
+bool mem_disk_flip(struct mem_disk *m, struct rng *rng);
 
 /* A deep copy of all files, as they are now. */
 struct mem_disk *mem_disk_copy(const struct mem_disk *m);

@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * A disk in memory that loses power, wears out and fills up. What was written
- * and not synced is, after a power loss, there or not, sector by sector; names
- * made, changed or removed since the last sync of the folder are there up to a
- * random point. One folder a disk.
- */
+#include "mem_disk.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
 #include "base/xalloc.h"
-#include "journal/disk.h"
-#include "sim.h"
 
 enum { SECTOR = 512, NAME_MAX_BYTES = 64 };
 
@@ -44,19 +38,20 @@ struct disk_file {
     struct inode *inode;
 };
 
-struct sim_disk {
+struct mem_disk {
     struct disk disk; /* first */
     struct inode *inodes;
     struct names now, synced;
     struct change *changes;
     size_t changes_count, changes_capacity;
     uint64_t limit;
-    int fail_after;
-    bool failing, locked;
+    _Atomic int fail_after; /* set by the test while the journal's thread writes */
+    _Atomic bool failing;
+    bool locked;
 };
 
-static struct sim_disk *of(struct disk *d) {
-    return (struct sim_disk *)d;
+static struct mem_disk *of(struct disk *d) {
+    return (struct mem_disk *)d;
 }
 
 static const char *base(const char *path) {
@@ -96,7 +91,7 @@ static void change_apply(struct names *n, const struct change *c) {
         name_set(n, c->to, c->inode);
 }
 
-static void change(struct sim_disk *m, const char *from, const char *to, struct inode *inode) {
+static void change(struct mem_disk *m, const char *from, const char *to, struct inode *inode) {
     xgrow(&m->changes, &m->changes_capacity, m->changes_count + 1, sizeof *m->changes);
     struct change *c = &m->changes[m->changes_count++];
     memset(c, 0, sizeof *c);
@@ -170,7 +165,7 @@ static void inode_free(struct inode *i) {
 }
 
 /* Files that no name leads to any more, and nobody has open. */
-static void sweep(struct sim_disk *m) {
+static void sweep(struct mem_disk *m) {
     for (struct inode *i = m->inodes; i; i = i->next)
         i->named = i->handles > 0;
     for (size_t k = 0; k < m->now.count; k++)
@@ -191,13 +186,13 @@ static void sweep(struct sim_disk *m) {
     }
 }
 
-static bool fails(struct sim_disk *m) {
+static bool fails(struct mem_disk *m) {
     if (m->fail_after > 0 && --m->fail_after == 0)
         m->failing = true;
     return m->failing;
 }
 
-uint64_t sim_disk_used(const struct sim_disk *m) {
+uint64_t mem_disk_used(const struct mem_disk *m) {
     uint64_t sum = 0;
     for (size_t i = 0; i < m->now.count; i++)
         sum += m->now.items[i].inode->size;
@@ -227,11 +222,18 @@ static void disk_unlock(struct disk *d, struct disk_lock *lock) {
 }
 
 static int disk_list(struct disk *d, const char *folder, disk_each each, void *ctx) {
-    struct sim_disk *m = of(d);
+    struct mem_disk *m = of(d);
     (void)folder;
     for (size_t i = 0; i < m->now.count; i++)
         each(ctx, m->now.items[i].text, m->now.items[i].inode->size);
     return 0;
+}
+
+static struct inode *inode_new(struct mem_disk *m) {
+    struct inode *i = xcalloc(1, sizeof *i);
+    i->next = m->inodes;
+    m->inodes = i;
+    return i;
 }
 
 static struct disk_file *file_new(struct inode *i) {
@@ -242,10 +244,10 @@ static struct disk_file *file_new(struct inode *i) {
 }
 
 static int disk_create(struct disk *d, const char *path, uint64_t bytes, struct disk_file **out) {
-    struct sim_disk *m = of(d);
+    struct mem_disk *m = of(d);
     if (name_find(&m->now, base(path)) < m->now.count)
         return EEXIST;
-    if (sim_disk_used(m) + bytes > m->limit)
+    if (mem_disk_used(m) + bytes > m->limit)
         return ENOSPC;
     struct inode *i = xcalloc(1, sizeof *i);
     i->next = m->inodes;
@@ -258,7 +260,7 @@ static int disk_create(struct disk *d, const char *path, uint64_t bytes, struct 
 }
 
 static int disk_open(struct disk *d, const char *path, struct disk_file **out, uint64_t *bytes) {
-    struct sim_disk *m = of(d);
+    struct mem_disk *m = of(d);
     size_t n = name_find(&m->now, base(path));
     if (n == m->now.count)
         return ENOENT;
@@ -285,14 +287,14 @@ static int disk_read(struct disk *d, struct disk_file *f, uint64_t offset, void 
 
 static int disk_write(struct disk *d, struct disk_file *f, uint64_t offset, const struct iovec *pieces,
                       size_t count) {
-    struct sim_disk *m = of(d);
+    struct mem_disk *m = of(d);
     struct inode *i = f->inode;
     size_t at = (size_t)offset, end = at;
     for (size_t n = 0; n < count; n++)
         end += pieces[n].iov_len;
     if (fails(m))
         return EIO;
-    if (end > i->size && sim_disk_used(m) + (end - i->size) > m->limit)
+    if (end > i->size && mem_disk_used(m) + (end - i->size) > m->limit)
         return ENOSPC;
     inode_grow(i, end);
     inode_dirty(i, at, end);
@@ -312,7 +314,7 @@ static int disk_sync(struct disk *d, struct disk_file *f) {
 }
 
 static int disk_sync_folder(struct disk *d, const char *folder) {
-    struct sim_disk *m = of(d);
+    struct mem_disk *m = of(d);
     (void)folder;
     if (m->failing)
         return EIO;
@@ -323,7 +325,7 @@ static int disk_sync_folder(struct disk *d, const char *folder) {
 }
 
 static int disk_rename(struct disk *d, const char *from, const char *to) {
-    struct sim_disk *m = of(d);
+    struct mem_disk *m = of(d);
     size_t n = name_find(&m->now, base(from));
     if (n == m->now.count)
         return ENOENT;
@@ -332,7 +334,7 @@ static int disk_rename(struct disk *d, const char *from, const char *to) {
 }
 
 static int disk_remove(struct disk *d, const char *path) {
-    struct sim_disk *m = of(d);
+    struct mem_disk *m = of(d);
     if (name_find(&m->now, base(path)) == m->now.count)
         return ENOENT;
     change(m, base(path), "", NULL);
@@ -340,18 +342,17 @@ static int disk_remove(struct disk *d, const char *path) {
 }
 
 static int disk_free_bytes(struct disk *d, const char *folder, uint64_t *out) {
-    struct sim_disk *m = of(d);
-    uint64_t used = sim_disk_used(m);
+    struct mem_disk *m = of(d);
+    uint64_t used = mem_disk_used(m);
     (void)folder;
     *out = used < m->limit ? m->limit - used : 0;
     return 0;
 }
 
-/* ---- the world's side ---- */
+/* ---- for the tests ---- */
 
-struct sim_disk *sim_disk_new(struct sim *s) {
-    struct sim_disk *m = xcalloc(1, sizeof *m);
-    (void)s;
+struct mem_disk *mem_disk_new(void) {
+    struct mem_disk *m = xcalloc(1, sizeof *m);
     m->limit = UINT64_MAX / 2;
     m->disk = (struct disk){.make_folder = disk_make_folder,
                             .lock = disk_lock,
@@ -370,11 +371,11 @@ struct sim_disk *sim_disk_new(struct sim *s) {
     return m;
 }
 
-struct disk *sim_disk_vtable(struct sim_disk *d) {
-    return &d->disk;
+struct disk *mem_disk_disk(struct mem_disk *m) {
+    return &m->disk;
 }
 
-void sim_disk_power_off(struct sim_disk *m, struct rng *rng) {
+void mem_disk_crash(struct mem_disk *m, struct rng *rng) {
     size_t kept = (size_t)rng_below(rng, m->changes_count + 1);
     names_copy(&m->now, &m->synced);
     for (size_t i = 0; i < kept; i++)
@@ -388,27 +389,27 @@ void sim_disk_power_off(struct sim_disk *m, struct rng *rng) {
     sweep(m);
 }
 
-/* The n-th write or sync from now on fails, and all after it; 0: none. */
-void sim_disk_fail_after(struct sim_disk *d, int operations) {
-    d->fail_after = operations;
+void mem_disk_settle(struct mem_disk *m) {
+    disk_sync_folder(&m->disk, "");
+    for (struct inode *i = m->inodes; i; i = i->next)
+        inode_sync(i);
 }
 
-void sim_disk_settle_failure(struct sim_disk *d) {
-    d->failing = false;
-    d->fail_after = 0;
+void mem_disk_fail_after(struct mem_disk *m, int n) {
+    m->failing = false;
+    m->fail_after = n;
 }
 
-void sim_disk_limit(struct sim_disk *d, uint64_t bytes) {
-    d->limit = bytes;
+void mem_disk_limit(struct mem_disk *m, uint64_t bytes) {
+    m->limit = bytes;
 }
 
-void sim_disk_wipe(struct sim_disk *m) {
+void mem_disk_wipe(struct mem_disk *m) {
     m->now.count = m->synced.count = m->changes_count = 0;
     sweep(m);
 }
 
-/* One bit somewhere in what is written and synced. */
-bool sim_disk_flip(struct sim_disk *m, struct rng *rng) {
+bool mem_disk_flip(struct mem_disk *m, struct rng *rng) {
     if (!m->now.count)
         return false;
     for (int tries = 0; tries < 200; tries++) {
@@ -423,7 +424,7 @@ bool sim_disk_flip(struct sim_disk *m, struct rng *rng) {
     return false;
 }
 
-void sim_disk_free(struct sim_disk *m) {
+void mem_disk_free(struct mem_disk *m) {
     while (m->inodes) {
         struct inode *next = m->inodes->next;
         inode_free(m->inodes);
@@ -433,4 +434,49 @@ void sim_disk_free(struct sim_disk *m) {
     free(m->synced.items);
     free(m->changes);
     free(m);
+}
+
+void mem_disk_put(struct mem_disk *m, const char *name, const void *data, size_t size) {
+    struct inode *i = inode_new(m);
+    inode_grow(i, size);
+    if (size)
+        memcpy(i->data, data, size);
+    inode_dirty(i, 0, size);
+    inode_sync(i);
+    name_set(&m->now, name, i);
+    name_set(&m->synced, name, i);
+}
+
+struct mem_disk *mem_disk_copy(const struct mem_disk *m) {
+    struct mem_disk *copy = mem_disk_new();
+    for (size_t i = 0; i < m->now.count; i++)
+        mem_disk_put(copy, m->now.items[i].text, m->now.items[i].inode->data, m->now.items[i].inode->size);
+    return copy;
+}
+
+size_t mem_disk_count(const struct mem_disk *m) {
+    return m->now.count;
+}
+
+const char *mem_disk_name(const struct mem_disk *m, size_t i) {
+    return m->now.items[i].text;
+}
+
+uint8_t *mem_disk_bytes(struct mem_disk *m, const char *name, size_t *size) {
+    size_t n = name_find(&m->now, name);
+    if (n == m->now.count)
+        return NULL;
+    *size = m->now.items[n].inode->size;
+    return m->now.items[n].inode->data;
+}
+
+void mem_disk_truncate(struct mem_disk *m, const char *name, size_t size) {
+    size_t n = name_find(&m->now, name);
+    CHECK(n < m->now.count && size <= m->now.items[n].inode->size);
+    m->now.items[n].inode->size = m->now.items[n].inode->synced_size = size;
+}
+
+void mem_disk_delete(struct mem_disk *m, const char *name) {
+    name_set(&m->now, name, NULL);
+    name_set(&m->synced, name, NULL);
 }
