@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * sim [--seeds N] [--first S] [--minutes M] [--jobs J] | --seed N [--trace]
+ * sim --large [--nodes N] [--partitions N] [--seed S] [--trace]
  *
  * Each seed runs in a process of its own, so that a crash is one seed's. Exit 0:
  * all held; 1: a seed failed (the command that replays it is printed).
@@ -18,11 +19,13 @@
 
 #include "sim.h"
 
-enum { JOBS_MAX = 64, SEED_SECONDS_MAX = 120, FAILURES_SHOWN = 20 };
+enum { JOBS_MAX = 64, SEED_SECONDS_MAX = 120, LARGE_SECONDS_MAX = 1800, FAILURES_SHOWN = 20 };
 
 struct options {
     uint64_t first, seeds, seed;
-    bool one, trace, keep_going;
+    bool one, trace, keep_going, large;
+    int nodes;
+    uint64_t partitions;
     double minutes;
     int jobs;
 };
@@ -180,10 +183,34 @@ static int run_one(const struct options *o) {
     return failures ? 1 : 0;
 }
 
+static int run_large(const struct options *o) {
+    struct sim_result *result =
+        mmap(NULL, sizeof *result, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct large large = {
+        .nodes = o->nodes, .partitions = o->partitions, .seed = o->one ? o->seed : 1, .trace = o->trace};
+    int status;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        setvbuf(stdout, NULL, _IOLBF, 0);
+        setrlimit(RLIMIT_CPU, &(struct rlimit){LARGE_SECONDS_MAX, LARGE_SECONDS_MAX + 5});
+        bool good = large_run(&large, result);
+        fflush(stdout);
+        _exit(good ? 0 : 1);
+    }
+    waitpid(pid, &status, 0);
+    if (WIFSIGNALED(status))
+        printf("%s\n", strsignal(WTERMSIG(status)));
+    else if (result->failed)
+        printf("%s\n", result->text);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : 1;
+}
+
 static int usage(void) {
     fprintf(
         stderr,
-        "usage: sim [--seeds N] [--first S] [--minutes M] [--jobs J] [--keep-going] | --seed N [--trace]\n");
+        "usage: sim [--seeds N] [--first S] [--minutes M] [--jobs J] [--keep-going] | --seed N [--trace]\n"
+        "       sim --large [--nodes N] [--partitions N] [--seed S] [--trace]\n");
     return 2;
 }
 
@@ -200,13 +227,21 @@ static bool take(struct options *o, const char *name, const char *value) {
         o->jobs = atoi(value);
     else if (strcmp(name, "--seed") == 0)
         o->seed = strtoull(value, NULL, 10), o->one = true;
+    else if (strcmp(name, "--nodes") == 0)
+        o->nodes = atoi(value);
+    else if (strcmp(name, "--partitions") == 0)
+        o->partitions = strtoull(value, NULL, 10);
     else
         return false;
     return true;
 }
 
 int main(int argc, char **argv) {
-    struct options o = {.first = 1, .seeds = 200, .jobs = (int)sysconf(_SC_NPROCESSORS_ONLN)};
+    struct options o = {.first = 1,
+                        .seeds = 200,
+                        .nodes = 100,
+                        .partitions = 100000,
+                        .jobs = (int)sysconf(_SC_NPROCESSORS_ONLN)};
     if (argc == 2 && strcmp(argv[1], "--mutations") == 0) {
         sim_mutations_list();
         return 0;
@@ -214,6 +249,8 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--trace") == 0)
             o.trace = true;
+        else if (strcmp(argv[i], "--large") == 0)
+            o.large = true;
         else if (strcmp(argv[i], "--keep-going") == 0)
             o.keep_going = true;
         else if (i + 1 >= argc || !take(&o, argv[i], argv[i + 1]))
@@ -223,5 +260,7 @@ int main(int argc, char **argv) {
     }
     if (o.jobs < 1 || o.jobs > JOBS_MAX)
         o.jobs = 2;
-    return o.one ? run_one(&o) : run_many(&o);
+    if (o.large && (o.nodes < 3 || o.nodes > CLUSTER_NODES_MAX || o.partitions < 1))
+        return usage();
+    return o.large ? run_large(&o) : o.one ? run_one(&o) : run_many(&o);
 }

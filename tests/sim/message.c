@@ -31,6 +31,7 @@ static void copy_entries(struct message *m) {
 struct message *message_copy(const struct message *from) {
     struct message *m = xmalloc(sizeof *m);
     *m = *from;
+    m->next = NULL;
     switch (m->type) {
     case M_APPEND:
         copy_entries(m);
@@ -78,6 +79,14 @@ void message_free(struct message *m) {
         break;
     }
     free(m);
+}
+
+void messages_free(struct message *m) {
+    while (m) {
+        struct message *next = m->next;
+        message_free(m);
+        m = next;
+    }
 }
 
 static const char *const names[M_TYPES] = {

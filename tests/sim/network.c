@@ -6,6 +6,7 @@
  * Messages between replicas may be lost, doubled or late besides: more than a
  * stream does, but the cores say they stand it.
  */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,10 +76,12 @@ static void drop_held(struct pair *pair) {
         while (pair->held[side]) {
             struct held_message *h = pair->held[side];
             pair->held[side] = h->next;
-            message_free(h->m);
+            messages_free(h->m);
             free(h);
         }
         pair->held_last[side] = NULL;
+        messages_free(pair->open[side]);
+        pair->open[side] = pair->open_last[side] = NULL;
     }
 }
 
@@ -201,6 +204,7 @@ void network_process_down(struct process *p, bool host_gone) {
         down_later(other, p->id, instance, s->now + knows);
         dial_later(s, pair, knows + (usec_t)rng_below(&s->rng, DIAL_MIN_US));
     }
+    p->packed_count = 0;
     memset(p->ends, 0, (size_t)s->processes_count * sizeof *p->ends);
 }
 
@@ -211,24 +215,35 @@ static bool of_replicas(enum message_type t) {
 }
 
 static void drop_message(struct event *e) {
-    message_free(e->ptr);
+    messages_free(e->ptr);
+}
+
+static void take(struct process *p, int from, struct message *m) {
+    if (p->kind == PROCESS_SHARD)
+        shard_message(p, from, m);
+    else if (p->kind == PROCESS_CONTROLLER)
+        controller_message(p, from, m);
+    else
+        gateway_message(p, from, m);
 }
 
 static void on_message(struct sim *s, struct event *e) {
     struct process *p = e->process;
     int from = (int)e->a;
     struct message *m = e->ptr;
-    sim_mix(s, (uint64_t)m->type << 32 | m->partition);
-    if (p->ends[from].up && p->ends[from].instance == e->b) {
-        if (p->kind == PROCESS_SHARD)
-            shard_message(p, from, m);
-        else if (p->kind == PROCESS_CONTROLLER)
-            controller_message(p, from, m);
-        else
-            gateway_message(p, from, m);
-        process_touch(p);
+    bool taken = false;
+    while (m) {
+        struct message *next = m->next;
+        sim_mix(s, (uint64_t)m->type << 32 | m->partition);
+        if (p->ends[from].up && p->ends[from].instance == e->b) {
+            take(p, from, m);
+            taken = true;
+        }
+        message_free(m);
+        m = next;
     }
-    message_free(m);
+    if (taken)
+        process_touch(p);
 }
 
 static void arrive(struct sim *s, int from, int to, uint64_t instance, struct message *m, usec_t at) {
@@ -252,7 +267,7 @@ static void hold_back(struct pair *pair, int side, struct message *m, uint64_t i
 static void send_now(struct sim *s, int from, int to, struct pair *pair, struct message *m) {
     int side = to == pair->b;
     usec_t at = s->now + delay(s, from, to);
-    bool loose = !s->calm && of_replicas(m->type);
+    bool loose = !s->calm && !m->next && of_replicas(m->type);
     if (loose && sim_chance(&s->rng, s->swarm.lost)) {
         sim_count(s, FAULT_message_lost);
         message_free(m);
@@ -273,18 +288,88 @@ static void send_now(struct sim *s, int from, int to, struct pair *pair, struct 
     arrive(s, from, to, pair->instance, m, at);
 }
 
+static void send(struct sim *s, int from, int to, struct pair *pair, struct message *m) {
+    int side = to == pair->b;
+    if (is_cut(s, from, to) || pair->held[side])
+        hold_back(pair, side, m, pair->instance);
+    else
+        send_now(s, from, to, pair, m);
+}
+
+static void pack(struct process *from, int to, struct pair *pair, struct message *m) {
+    int side = to == pair->b;
+    if (pair->open[side]) {
+        pair->open_last[side]->next = m;
+    } else {
+        pair->open[side] = m;
+        xgrow(&from->packed, &from->packed_capacity, from->packed_count + 1, sizeof *from->packed);
+        from->packed[from->packed_count++] = to;
+    }
+    pair->open_last[side] = m;
+}
+
+static bool link_good(const struct process *from, int to, const struct pair *pair) {
+    return from->ends[to].up && pair->instance == from->ends[to].instance && from->sim->processes[to].up;
+}
+
 void network_send(struct process *from, int to, struct message *m) {
     struct sim *s = from->sim;
     struct pair *pair = pair_of(s, from->id, to);
-    if (!from->ends[to].up || pair->instance != from->ends[to].instance || !s->processes[to].up) {
+    if (!link_good(from, to, pair)) {
         message_free(m);
         return;
     }
-    int side = to == pair->b;
-    if (is_cut(s, from->id, to) || pair->held[side])
-        hold_back(pair, side, m, pair->instance);
-    else
-        send_now(s, from->id, to, pair, m);
+    if (s->packing && from->kind != PROCESS_GATEWAY) {
+        pack(from, to, pair, m);
+        return;
+    }
+    s->messages[m->type]++;
+    s->frames[m->type]++;
+    send(s, from->id, to, pair, m);
+}
+
+/* How many of a kind the broker puts into one frame. */
+static unsigned a_frame(enum message_type type) {
+    switch (type) {
+    case M_APPEND:
+    case M_APPENDED:
+    case M_SEAL:
+    case M_SEALED:
+        return UINT_MAX;
+    case M_RECORD:
+        return 256;
+    default:
+        return 1;
+    }
+}
+
+static void count_frames(struct sim *s, const struct message *first) {
+    unsigned of_kind[M_TYPES] = {0};
+    for (const struct message *m = first; m; m = m->next) {
+        s->messages[m->type]++;
+        s->frames[m->type] += of_kind[m->type] % a_frame(m->type) == 0;
+        of_kind[m->type]++;
+    }
+}
+
+void network_turned(struct process *p) {
+    struct sim *s = p->sim;
+    for (size_t i = 0; i < p->packed_count; i++) {
+        int to = p->packed[i];
+        struct pair *pair = pair_of(s, p->id, to);
+        int side = to == pair->b;
+        struct message *m = pair->open[side];
+        pair->open[side] = pair->open_last[side] = NULL;
+        if (!m)
+            continue; /* the link has been reset since */
+        if (link_good(p, to, pair)) {
+            count_frames(s, m);
+            send(s, p->id, to, pair, m);
+        } else {
+            messages_free(m);
+        }
+    }
+    p->packed_count = 0;
 }
 
 int network_by_member(const struct process *p, member_t m) {
@@ -316,7 +401,7 @@ static void release(struct sim *s, struct pair *pair) {
             if (h->instance == pair->instance && s->processes[to].up)
                 send_now(s, from, to, pair, h->m);
             else
-                message_free(h->m);
+                messages_free(h->m);
             free(h);
         }
     }

@@ -10,11 +10,9 @@
 
 enum { FORM_US_MAX = 30000000, DRAIN_US_MAX = 120000000, LOOK_US = 100000 };
 
-static struct sim_result *handed_over;
-
 void sim_give_up(struct sim *s) {
-    *handed_over = s->result;
-    handed_over->simulated = s->now;
+    *s->out = s->result;
+    s->out->simulated = s->now;
     sim_failed();
 }
 
@@ -39,6 +37,10 @@ static void build(struct sim *s) {
     s->failure_timeout = 600 * USEC_MS;
     s->rebuild_grace = sim_between(&s->rng, 2 * USEC_S, 10 * USEC_S);
     faults_draw(s);
+    sim_people(s);
+}
+
+void sim_people(struct sim *s) {
     for (int i = 0; i < s->nodes_count; i++) {
         struct node *n = &s->nodes[i];
         snprintf(n->name, sizeof n->name, "n%d", i + 1);
@@ -54,6 +56,7 @@ static void build(struct sim *s) {
             add_process(s, PROCESS_SHARD, i, k);
         add_process(s, PROCESS_GATEWAY, i, 0);
     }
+    s->checker = checker_new(s);
 }
 
 static void trace_setup(struct sim *s) {
@@ -75,27 +78,31 @@ static void trace_setup(struct sim *s) {
     }
 }
 
-static void run_until(struct sim *s, usec_t until) {
+void sim_until(struct sim *s, usec_t until) {
     while (s->now < until && s->heap_count && s->heap[0].at <= until)
         sim_step(s);
     s->now = until;
 }
 
-static void form(struct sim *s) {
+void sim_begin(struct sim *s) {
+    for (int i = 0; i < s->processes_count; i++)
+        process_start(&s->processes[i]);
+    network_start(s);
     while (!sim_leading_controller(s) ||
            !metadata_cluster_id(controller_metadata(sim_leading_controller(s)))) {
         if (s->now > FORM_US_MAX)
             sim_violation(s, "live", "the cluster does not form");
-        run_until(s, s->now + LOOK_US);
+        sim_until(s, s->now + LOOK_US);
     }
+    sim_trace(s, "formed");
 }
 
 /* Faults have stopped: everything must come to rest. */
-static void drain(struct sim *s) {
+void sim_drain(struct sim *s) {
     char why[200] = "";
     usec_t until = s->now + DRAIN_US_MAX;
     while (s->now < until) {
-        run_until(s, s->now + LOOK_US);
+        sim_until(s, s->now + LOOK_US);
         if (clients_done(s, why, sizeof why) && faults_settled(s, why, sizeof why) &&
             checker_receipted_all_delivered(s, why, sizeof why))
             return;
@@ -103,7 +110,9 @@ static void drain(struct sim *s) {
     sim_violation(s, "live", "not at rest after %d s without faults: %s", (int)(DRAIN_US_MAX / USEC_S), why);
 }
 
-static void tear_down(struct sim *s) {
+void sim_end(struct sim *s) {
+    s->result.simulated = s->now;
+    *s->out = s->result;
     for (size_t i = 0; i < s->heap_count; i++)
         if (s->heap[i].drop)
             s->heap[i].drop(&s->heap[i]);
@@ -115,37 +124,34 @@ static void tear_down(struct sim *s) {
     checker_free(s->checker);
     world_free(s);
     free(s->heap);
+    free(s);
 }
 
-void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
+struct sim *sim_new(uint64_t seed, bool trace, struct sim_result *out) {
     struct sim *s = xcalloc(1, sizeof *s);
-    handed_over = out;
-    *s = (struct sim){.seed = seed, .tracing = trace};
+    *s = (struct sim){.seed = seed, .tracing = trace, .out = out};
     struct rng seeds = {seed}; /* mixed: neighbours must not see the same numbers shifted */
     s->rng.state = rng_next(&seeds);
     s->work.state = rng_next(&seeds) ^ 0xD1342543DE82EF95u;
     s->result.seed = seed;
+    return s;
+}
+
+void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
+    struct sim *s = sim_new(seed, trace, out);
     build(s);
-    s->checker = checker_new(s);
     clients_make(s);
     trace_setup(s);
-    for (int i = 0; i < s->processes_count; i++)
-        process_start(&s->processes[i]);
-    network_start(s);
-    form(s);
-    sim_trace(s, "formed");
+    sim_begin(s);
     clients_start(s);
     faults_start(s);
     usec_t calm_at = s->now + s->swarm.busy;
-    run_until(s, calm_at);
+    sim_until(s, calm_at);
     faults_stop(s);
-    run_until(s, s->now + 2 * USEC_S);
+    sim_until(s, s->now + 2 * USEC_S);
     s->stopping = true;
-    drain(s);
+    sim_drain(s);
     checker_letters(s);
-    s->result.simulated = s->now;
     sim_trace(s, "at rest, trace %016llx", (unsigned long long)s->result.trace);
-    tear_down(s);
-    *out = s->result;
-    free(s);
+    sim_end(s);
 }

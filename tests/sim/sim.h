@@ -197,6 +197,7 @@ struct wish {
 enum { MESSAGE_HOLDS_MAX = SIM_HELD_MAX, MESSAGE_ITEMS_MAX = 16 };
 
 struct message {
+    struct message *next; /* of the same frame */
     enum message_type type;
     uint64_t partition;
     union {
@@ -291,6 +292,7 @@ struct message {
 struct message *message_new(enum message_type type, uint64_t partition);
 struct message *message_copy(const struct message *m);
 void message_free(struct message *m);
+void messages_free(struct message *m); /* and those behind it */
 const char *message_name(enum message_type type);
 
 /* ---- processes ---- */
@@ -316,6 +318,8 @@ struct process {
     uint64_t timer; /* number of the timer event that counts */
     usec_t timer_at;
     struct end *ends; /* by process's id */
+    int *packed;      /* packing: ids of those to whom something goes with this turn */
+    size_t packed_count, packed_capacity;
 
     /* the journal's executor */
     struct mem_disk *disk;
@@ -349,6 +353,7 @@ struct pair {
     unsigned failures;
     bool dialling;
     struct held_message *held[2], *held_last[2]; /* behind a cut, to a, to b */
+    struct message *open[2], *open_last[2];      /* packing: this turn's, to a, to b */
 };
 
 /* What this seed plays with. Rates are mean times between two; 0: off. */
@@ -386,9 +391,13 @@ struct sim {
     struct swarm swarm;
     uint32_t segment_bytes;
     usec_t failure_timeout, rebuild_grace;
+    /* What a shard or a controller sends leaves with its turn, packed; else each
+     * message goes at once and alone. */
+    bool packing;
+    uint64_t messages[M_TYPES], frames[M_TYPES]; /* sent; frames as the broker packs them */
     struct clients *clients;
     struct checker *checker;
-    struct sim_result result;
+    struct sim_result result, *out;
 };
 
 /* ---- world.c: time, processes ---- */
@@ -431,6 +440,7 @@ struct process *sim_leading_controller(struct sim *s);
 /* ---- network.c ---- */
 void network_start(struct sim *s);
 void network_send(struct process *from, int to, struct message *m); /* takes m */
+void network_turned(struct process *p);                             /* packing: sends the turn's */
 void network_reset(struct sim *s, struct process *a, struct process *b);
 void network_process_down(struct process *p, bool host_gone);
 void network_cut(struct sim *s, int from, int to, bool cut);
@@ -518,7 +528,22 @@ void sim_mutations_list(void);
 /* Break this rule (base/mutation.h), before anything runs; false: unknown, or not in this build. */
 bool sim_mutate(const char *name);
 
+/* ---- large.c: one node of many dies ---- */
+struct large {
+    int nodes;
+    uint64_t partitions, seed;
+    bool trace;
+};
+/* Prints what it measured. False: out of bounds; invariants end by sim_failed(). */
+bool large_run(const struct large *o, struct sim_result *out);
+
 /* ---- run.c ---- */
+struct sim *sim_new(uint64_t seed, bool trace, struct sim_result *out);
+void sim_people(struct sim *s); /* names of nodes, processes; the checker */
+void sim_begin(struct sim *s);  /* all start; until the cluster has formed */
+void sim_until(struct sim *s, usec_t until);
+void sim_drain(struct sim *s); /* faults have stopped: everything must come to rest */
+void sim_end(struct sim *s);   /* hands the result over and frees all */
 void sim_run(uint64_t seed, bool trace, struct sim_result *out);
 /* main.c: an invariant is broken; *out is filled. */
 _Noreturn void sim_failed(void);

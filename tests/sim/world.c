@@ -40,6 +40,7 @@ void world_free(struct sim *s) {
     for (int i = 0; i < s->processes_count; i++) {
         free(s->pairs[i]);
         free(s->processes[i].ends);
+        free(s->processes[i].packed);
     }
     for (int i = 0; i < s->nodes_count; i++)
         free(s->cut[i]);
@@ -190,6 +191,7 @@ static void on_turn(struct sim *s, struct event *e) {
         shard_turn(p);
     else if (p->kind == PROCESS_CONTROLLER)
         controller_turn(p);
+    network_turned(p);
 }
 
 void process_touch(struct process *p) {
