@@ -29,9 +29,10 @@ enum {
     SEGMENT_BYTES = 1048576,
 
     /* the judgement */
-    FAILOVER_US_MAX = 4000000,   /* from the death to the last partition led: detection, seals, lease */
-    FRAMES_A_PARTITION_MAX = 12, /* for each replica that the dead node held */
-    FRAMES_A_NODE_MAX = 200      /* and for each pair of nodes, what does not depend on partitions */
+    FAILOVER_US_MAX = 4000000, /* from the death to the last partition led: detection, seals, lease */
+    FRAMES_A_REPLICA_MAX = 12, /* for each that the dead node held */
+    FRAMES_A_NODE_MAX = 5,     /* for each partition it led and each node: LED, PRESENTED, FENCED */
+    FRAMES_A_REQUEST_MAX = 4   /* for each of the clients' publishes and settlements */
 };
 
 struct measure {
@@ -268,14 +269,17 @@ static void strike_led(struct sim *s, struct victim *v) {
         v->led_count = kept;
 }
 
-static void judge(struct large_world *w, const struct measure *m, const struct victim *v) {
+static void judge(struct large_world *w, const struct measure *m, size_t led_before, size_t held) {
     struct sim *s = w->s;
-    uint64_t frames = frames_since(s, m), nodes = (uint64_t)s->nodes_count;
-    uint64_t most = FRAMES_A_PARTITION_MAX * v->held + FRAMES_A_NODE_MAX * nodes;
-    printf("    %llu frames besides heartbeats and clients, at most %llu\n", (unsigned long long)frames,
-           (unsigned long long)most);
+    uint64_t frames = frames_since(s, m);
+    uint64_t requests =
+        s->frames[M_PUBLISH] + s->frames[M_SETTLE] - m->frames[M_PUBLISH] - m->frames[M_SETTLE];
+    uint64_t most = FRAMES_A_REPLICA_MAX * held + FRAMES_A_REQUEST_MAX * requests +
+                    FRAMES_A_NODE_MAX * led_before * (uint64_t)s->nodes_count;
+    printf("    %llu frames besides heartbeats and the clients' own, at most %llu; %d ms at most\n",
+           (unsigned long long)frames, (unsigned long long)most, FAILOVER_US_MAX / 1000);
     if (s->now - m->from > FAILOVER_US_MAX || frames > most) {
-        printf("    OUT OF BOUNDS: %d ms at most\n", FAILOVER_US_MAX / 1000);
+        printf("    OUT OF BOUNDS\n");
         w->good = false;
     }
 }
@@ -333,7 +337,7 @@ static void die(struct large_world *w, int node, const char *which) {
            (long long)(first - m.from) / USEC_MS, (long long)(half - m.from) / USEC_MS,
            (long long)(s->now - m.from) / USEC_MS, (unsigned long long)(s->result.receipted - receipted));
     say_measure(s, &m);
-    judge(w, &m, &v);
+    judge(w, &m, all, v.held);
     free(v.led);
     await_back(w, node, m.from);
 }
