@@ -280,7 +280,7 @@ static int sync_fd(int fd) {
         errno = EIO;
         return -1;
     }
-    usleep(300 + (useconds_t)(rand() % 1500));
+    usleep(300 + (useconds_t)(rand() % 1500)); /* the time a disk takes: writes go on meanwhile */
     fstat(log, &after);
     struct entry e = {SYNCED_MAGIC, (uint64_t)before.st_size, 0, 0};
     if (before.st_size == after.st_size ? ftruncate(log, 0) != 0 : REAL(write)(log, &e, sizeof e) != sizeof e)
