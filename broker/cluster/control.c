@@ -18,6 +18,8 @@ struct control *control_new(const struct control_options *o, const struct metada
                             const struct detector *d) {
     struct control *c = xcalloc(1, sizeof *c);
     c->options = *o;
+    c->options.cool = o->cool ? o->cool : CONTROL_COOL_US;
+    c->options.settle = o->settle ? o->settle : CONTROL_SETTLE_US;
     c->m = m;
     c->d = d;
     return c;
@@ -264,7 +266,7 @@ void control_start(struct control *c, uint64_t term, usec_t now, struct control_
     c->term = term;
     c->started_at = now;
     c->sweep_at = c->drops_at = now;
-    c->plan_at = now + CONTROL_SETTLE_US;
+    c->plan_at = now + c->options.settle;
     c->plan_wanted = true;
     for (const struct metadata_partition *p = metadata_partition_next(c->m, 0); p;
          p = metadata_partition_next(c->m, p->id))
@@ -291,7 +293,7 @@ static void epoch_changed(struct control *c, struct watch *w, const struct metad
     say_epoch(c, w, p, now, fx);
     if (w->op) {
         if (w->op->kind == OP_MOVE || w->op->kind == OP_CHANGE)
-            w->cool_until = now + CONTROL_COOL_US;
+            w->cool_until = now + c->options.cool;
         op_end(c, w->op);
     }
     w->epoch = p->record.epoch;

@@ -121,6 +121,8 @@ void control_effects_free(struct control_effects *fx);
 struct control_options {
     usec_t rebuild_grace; /* a dead node's replicas are built elsewhere after this */
     usec_t lease;         /* 0: REPLICA_LEASE_US */
+    usec_t cool;          /* 0: CONTROL_COOL_US */
+    usec_t settle;        /* 0: CONTROL_SETTLE_US */
     uint64_t seed;        /* breaks ties in placement */
 };
 

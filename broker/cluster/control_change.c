@@ -161,7 +161,7 @@ void change_give_up(struct control *c, struct op *op, const char *why, usec_t no
     char name[NAME_BYTES_MAX + 16];
     control_say(c, fx, "%s: %s called off: %s", control_name(c, p, name),
                 op->kind == OP_MOVE ? "move of its leader" : "change of its replicas", why);
-    w->cool_until = now + CONTROL_COOL_US;
+    w->cool_until = now + c->options.cool;
     bool learning = op->kind == OP_CHANGE;
     op_end(c, op);
     if (learning && p->record.learners.count)

@@ -64,6 +64,7 @@ struct core_options {
     usec_t failure_timeout, heartbeat;
     usec_t rebuild_grace; /* a shard silent for longer is replaced */
     usec_t replace_after; /* a voter dead for longer is replaced */
+    usec_t cool, settle;  /* of placement; 0: see cluster/control.h */
     uint64_t checkpoint_entries;
     uint64_t election_seed, control_seed;
     const struct core_host *host;

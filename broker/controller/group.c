@@ -428,9 +428,11 @@ void group_open(struct core *c, const struct core_options *options) {
     usec_t now = core_now(c);
     c->metadata = metadata_new();
     c->detector = detector_new(options->failure_timeout, options->heartbeat, now);
-    c->control = control_new(
-        &(struct control_options){.rebuild_grace = options->rebuild_grace, .seed = options->control_seed},
-        c->metadata, c->detector);
+    c->control = control_new(&(struct control_options){.rebuild_grace = options->rebuild_grace,
+                                                       .cool = options->cool,
+                                                       .settle = options->settle,
+                                                       .seed = options->control_seed},
+                             c->metadata, c->detector);
     group_recover(c, false);
     c->empty = replica_last_index(c->replica) == 0 && replica_promise(c->replica) == 0;
     c->election = election_new(c->replica, &c->rng, 0, now);

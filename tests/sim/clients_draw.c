@@ -16,6 +16,10 @@ static struct box *box(struct sim *s, int i) {
 
 static const char *const subscription_names[] = {"default", "audit", "other"};
 
+static unsigned theme(struct sim *s, unsigned usual, unsigned clients) {
+    return s->swarm.theme == THEME_clients ? clients : usual;
+}
+
 /* Where the others' dead letters go, limits, expiry. */
 static void draw_policy(struct sim *s, struct box *b, int i) {
     if (s->clients->letters && i == 0) {
@@ -25,11 +29,11 @@ static void draw_policy(struct sim *s, struct box *b, int i) {
     } else if (s->clients->letters && sim_chance(&s->work, 7000)) {
         strcpy(b->settings.dead_letter, "box0");
         b->settings.max_deliveries = 1 + (uint32_t)rng_below(&s->work, 6);
-    } else if (sim_chance(&s->work, 1500)) {
-        b->settings.max_messages = 40 + rng_below(&s->work, 400);
+    } else if (sim_chance(&s->work, theme(s, 1500, 4000))) {
+        b->settings.max_messages = 10 + rng_below(&s->work, s->swarm.theme == THEME_big ? 400 : 60);
         b->settings.overflow = (enum overflow)rng_below(&s->work, 2);
         b->exact = b->settings.overflow == OVERFLOW_REJECT;
-    } else if (sim_chance(&s->work, 1000)) {
+    } else if (sim_chance(&s->work, theme(s, 1000, 3000))) {
         b->settings.ttl = sim_between(&s->work, 200 * USEC_MS, 5 * USEC_S);
         b->exact = false;
     }
@@ -39,12 +43,12 @@ static void draw_box(struct sim *s, int i, int *next) {
     struct box *b = box(s, i);
     snprintf(b->name, sizeof b->name, "box%d", i);
     settings_default(&b->settings);
-    b->settings.partitions = 1 + (uint32_t)rng_below(&s->work, 4);
+    b->settings.partitions = 1 + (uint32_t)rng_below(&s->work, (uint64_t)s->swarm.partitions_max);
     b->settings.replicas = sim_chance(&s->work, 8000) ? 3 : sim_chance(&s->work, 5000) ? 5 : 1;
     if (s->swarm.victim >= 0 && b->settings.replicas == 1)
         b->settings.replicas = 3; /* its only disk may be the one that is harmed */
     b->settings.dispatch = (enum dispatch)rng_below(&s->work, 4);
-    b->settings.ack_timeout = sim_between(&s->work, USEC_S, 6 * USEC_S);
+    b->settings.ack_timeout = sim_between(&s->work, s->swarm.outage_max / 8, s->swarm.outage_max / 2);
     b->settings.max_deliveries = sim_chance(&s->work, 3000) ? 20 : 0;
     b->exact = true;
     b->subscriptions_count = sim_chance(&s->work, 3000) ? 2 : 1;
@@ -64,7 +68,7 @@ static void draw_publisher(struct sim *s, int i, int boxes) {
     if (box(s, p->box)->letters)
         p->box = 1;
     p->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
-    p->interval = sim_between(&s->work, 4 * USEC_MS, 80 * USEC_MS);
+    p->interval = sim_between(&s->work, s->swarm.publish_min, s->swarm.publish_max);
     for (uint32_t k = 0; k < box(s, p->box)->settings.partitions; k++)
         publisher_new_producer(s, p, (int)k);
 }
@@ -78,7 +82,7 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
     c->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
     c->credit = 1 + (uint32_t)rng_below(&s->work, 40);
     c->think_max = sim_between(&s->work, USEC_MS, 40 * USEC_MS);
-    c->lazy = sim_chance(&s->work, 3000) ? 30 : 0;
+    c->lazy = sim_chance(&s->work, theme(s, 3000, 6000)) ? theme(s, 60, 200) : 0;
     for (size_t k = 0; k < sizeof c->id.bytes; k++)
         c->id.bytes[k] = (uint8_t)rng_next(&s->work);
 }
@@ -92,11 +96,11 @@ void clients_make(struct sim *s) {
     struct clients *c = xcalloc(1, sizeof *c);
     int next = 1;
     s->clients = c;
-    c->boxes_count = 1 + (int)rng_below(&s->work, 4);
-    c->letters = c->boxes_count > 1 && sim_chance(&s->work, 4000);
+    c->boxes_count = 1 + (int)rng_below(&s->work, (uint64_t)s->swarm.boxes_max);
+    c->letters = c->boxes_count > 1 && sim_chance(&s->work, theme(s, 4000, 7000));
     for (int i = 0; i < c->boxes_count; i++)
         draw_box(s, i, &next);
-    c->publishers_count = c->boxes_count + (int)rng_below(&s->work, 4);
+    c->publishers_count = c->boxes_count + (int)rng_below(&s->work, (uint64_t)s->swarm.publishers_more + 1);
     for (int i = 0; i < c->publishers_count; i++)
         draw_publisher(s, i, c->boxes_count);
     for (int i = 0; i < c->boxes_count; i++)

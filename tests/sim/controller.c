@@ -718,6 +718,8 @@ void controller_start(struct process *p) {
                                                 .heartbeat = 2 * CONTROLLER_HEARTBEAT_US,
                                                 .rebuild_grace = p->sim->rebuild_grace,
                                                 .replace_after = p->sim->rebuild_grace,
+                                                .cool = p->sim->swarm.cool,
+                                                .settle = p->sim->swarm.settle,
                                                 .checkpoint_entries = CONTROLLER_CHECKPOINT_ENTRIES,
                                                 .election_seed = election_seed,
                                                 .control_seed = control_seed,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Swarm testing (Groce et al. 2012): each seed draws which faults are on and how
- * often they come, so that rare combinations get their seeds too. */
+/* The faults, each at the rate that swarm.c has drawn, and how they are healed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -9,58 +8,6 @@
 
 static struct rng *dice(struct sim *s) {
     return &s->rng;
-}
-
-static usec_t rate(struct sim *s, usec_t low, usec_t high) {
-    /* the logarithm is even: often and seldom get the same share */
-    usec_t at = low;
-    while (at * 2 < high && sim_chance(dice(s), 6500))
-        at *= 2;
-    return at + (usec_t)rng_below(dice(s), (uint64_t)at);
-}
-
-static void maybe(struct sim *s, enum sim_count what, unsigned of_10000, usec_t low, usec_t high) {
-    if (sim_chance(dice(s), of_10000))
-        s->swarm.mean[what] = rate(s, low, high);
-}
-
-void faults_draw(struct sim *s) {
-    struct swarm *w = &s->swarm;
-    *w = (struct swarm){.victim = -1};
-    w->delay_min = sim_between(dice(s), 30, 500);
-    w->delay_max = w->delay_min + sim_between(dice(s), 50, 3000);
-    w->slow_percent = sim_chance(dice(s), 3000) ? 1 + (unsigned)rng_below(dice(s), 5) : 0;
-    w->slow_max = sim_between(dice(s), 5 * USEC_MS, 300 * USEC_MS);
-    w->sync_min = sim_between(dice(s), 50, 500);
-    w->sync_max = w->sync_min + sim_between(dice(s), 100, 8000);
-    w->busy = sim_between(dice(s), 8 * USEC_S, 30 * USEC_S);
-    w->clocks_differ = sim_chance(dice(s), 7000);
-    if (sim_chance(dice(s), 2500)) {
-        w->lost = (unsigned)rng_below(dice(s), 300);
-        w->twice = (unsigned)rng_below(dice(s), 300);
-        w->late = (unsigned)rng_below(dice(s), 300);
-    }
-    maybe(s, FAULT_kill_shard, 4500, USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_kill_controller, 4000, USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_kill_gateway, 3000, 2 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_kill_node, 3000, 2 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_power_off, 3500, 2 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_freeze, 3500, USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_link_reset, 3500, 100 * USEC_MS, 10 * USEC_S);
-    maybe(s, FAULT_cut_one_way, 3000, USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_cut_both, 3000, USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_isolate, 2500, 2 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_flap, 2000, 3 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_slow_disk, 3000, USEC_S, USEC_S);
-    maybe(s, FAULT_disk_error, 1500, 3 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_clock_jump, 2500, USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S);
-    maybe(s, FAULT_disk_full, 1000, 4 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_bit_flip, 1500, 2 * USEC_S, 10 * USEC_S);
-    maybe(s, FAULT_wipe, 1500, 5 * USEC_S, 20 * USEC_S);
-    maybe(s, FAULT_drain, 2000, 3 * USEC_S, 20 * USEC_S);
-    if (w->mean[FAULT_bit_flip] || w->mean[FAULT_wipe])
-        w->victim = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
 }
 
 /* ---- each kind ---- */
@@ -94,14 +41,14 @@ static void do_kill_node(struct sim *s) {
 }
 static void do_power_off(struct sim *s) {
     node_power_off(s, (int)rng_below(dice(s), (uint64_t)s->nodes_count),
-                   sim_between(dice(s), 100 * USEC_MS, 8 * USEC_S));
+                   sim_between(dice(s), 100 * USEC_MS, s->swarm.outage_max));
     if (sim_chance(dice(s), 500)) /* the whole room */
         for (int i = 0; i < s->nodes_count; i++)
-            node_power_off(s, i, sim_between(dice(s), 100 * USEC_MS, 4 * USEC_S));
+            node_power_off(s, i, sim_between(dice(s), 100 * USEC_MS, s->swarm.outage_max / 2));
 }
 static void do_freeze(struct sim *s) {
     struct process *p = &s->processes[rng_below(dice(s), (uint64_t)s->processes_count)];
-    process_freeze(p, rate(s, 10 * USEC_MS, 4 * USEC_S));
+    process_freeze(p, swarm_rate(s, 10 * USEC_MS, s->swarm.outage_max / 2));
 }
 static void do_link_reset(struct sim *s) {
     struct process *a = &s->processes[rng_below(dice(s), (uint64_t)s->processes_count)];
@@ -127,7 +74,7 @@ static void cut(struct sim *s, int from, int to, usec_t how_long) {
 }
 
 static usec_t cut_time(struct sim *s) {
-    return rate(s, 50 * USEC_MS, 10 * USEC_S);
+    return swarm_rate(s, 50 * USEC_MS, s->swarm.outage_max);
 }
 
 static void do_cut_one_way(struct sim *s) {
@@ -189,12 +136,12 @@ static void do_disk_full(struct sim *s) {
     uint64_t room = (uint64_t)sim_between(dice(s), 0, 8) * s->segment_bytes;
     sim_trace(s, "%s has %llu bytes of disk left", p->name, (unsigned long long)room);
     mem_disk_limit(p->disk, mem_disk_used(p->disk) + room);
-    sim_at(s, s->now + rate(s, USEC_S, 10 * USEC_S), on_space)->ptr = p;
+    sim_at(s, s->now + swarm_rate(s, s->swarm.outage_max / 8, s->swarm.outage_max), on_space)->ptr = p;
 }
 
 static void do_clock_jump(struct sim *s) {
     struct node *n = &s->nodes[rng_below(dice(s), (uint64_t)s->nodes_count)];
-    usec_t by = rate(s, USEC_MS, 3600 * USEC_S) * (sim_chance(dice(s), 5000) ? 1 : -1);
+    usec_t by = swarm_rate(s, USEC_MS, 3600 * USEC_S) * (sim_chance(dice(s), 5000) ? 1 : -1);
     sim_trace(s, "%s wall clock jumps by %lld ms", n->name, (long long)(by / USEC_MS));
     n->wall_offset += by;
 }
@@ -277,7 +224,8 @@ static void do_drain(struct sim *s) {
     int node = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
     sim_trace(s, "%s is drained", s->nodes[node].name);
     set_node_state(s, node, NODE_DRAINING);
-    sim_at(s, s->now + sim_between(dice(s), USEC_S, 8 * USEC_S), on_resume)->a = (uint64_t)node;
+    sim_at(s, s->now + sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max), on_resume)->a =
+        (uint64_t)node;
 }
 
 static void do_consumer_death(struct sim *s) {

@@ -125,6 +125,7 @@ struct large_world {
 static void draw(struct large_world *w) {
     struct sim *s = w->s;
     struct swarm *x = &s->swarm;
+    swarm_big(x);
     s->packing = true;
     s->segment_bytes = SEGMENT_BYTES;
     s->failure_timeout = 600 * USEC_MS;

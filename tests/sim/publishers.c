@@ -40,7 +40,7 @@ static void make_batch(struct sim *s, struct publisher *p, int lane) {
     *b = (struct batch){.sequence = l->next_sequence++, .after = l->after, .made_at = s->now};
     b->count = 1 + (uint32_t)rng_below(&s->work, BATCH_MESSAGES_SIM_MAX);
     for (uint32_t i = 0; i < b->count; i++) {
-        uint32_t room = sim_chance(&s->work, 500) ? sizeof payload - PAYLOAD_HEAD_BYTES : 100;
+        uint32_t room = sim_chance(&s->work, s->swarm.large) ? sizeof payload - PAYLOAD_HEAD_BYTES : 100;
         struct stamp stamp = {.publisher = (uint32_t)p->index,
                               .generation = l->generation,
                               .partition = (uint32_t)publisher_partition(s, p, lane),

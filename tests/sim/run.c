@@ -31,12 +31,8 @@ static void add_process(struct sim *s, enum process_kind kind, int node, int ind
 }
 
 static void build(struct sim *s) {
-    int nodes = 3 + (int)rng_below(&s->rng, 3);
-    world_make(s, nodes, 1 + (int)rng_below(&s->rng, SIM_SHARDS_MAX), SIM_PARTITIONS_MAX);
-    s->segment_bytes = 32768u << rng_below(&s->rng, 4);
-    s->failure_timeout = 600 * USEC_MS;
-    s->rebuild_grace = sim_between(&s->rng, 2 * USEC_S, 10 * USEC_S);
-    faults_draw(s);
+    swarm_draw(s);
+    world_make(s, s->nodes_count, s->shards_per_node, s->swarm.boxes_max * s->swarm.partitions_max);
     sim_people(s);
 }
 
@@ -65,8 +61,9 @@ static void trace_setup(struct sim *s) {
         SIM_FAULTS(X) SIM_RARE(X)
 #undef X
     };
-    sim_trace(s, "%d nodes of %d shards, segments of %u KiB, faults for %lld ms", s->nodes_count,
-              s->shards_per_node, s->segment_bytes / 1024, (long long)(s->swarm.busy / USEC_MS));
+    sim_trace(s, "%s: %d nodes of %d shards, segments of %u KiB, faults for %lld ms", swarm_theme(s),
+              s->nodes_count, s->shards_per_node, s->segment_bytes / 1024,
+              (long long)(s->swarm.busy / USEC_MS));
     for (int i = 0; i < SIM_COUNTS; i++)
         if (s->swarm.mean[i])
             sim_trace(s, "  %s every %lld ms", names[i], (long long)(s->swarm.mean[i] / USEC_MS));
@@ -148,7 +145,7 @@ void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
     usec_t calm_at = s->now + s->swarm.busy;
     sim_until(s, calm_at);
     faults_stop(s);
-    sim_until(s, s->now + 2 * USEC_S);
+    sim_until(s, s->now + (s->swarm.theme == THEME_big ? 2 * USEC_S : 300 * USEC_MS));
     s->stopping = true;
     sim_drain(s);
     checker_letters(s);

@@ -356,10 +356,37 @@ struct pair {
     struct message *open[2], *open_last[2];      /* packing: this turn's, to a, to b */
 };
 
+/* What a seed is about: its kinds of fault come often, the others seldom. So each
+ * rare branch gets many seeds. */
+#define SIM_THEMES(X)                                                                                        \
+    X(mixed)     /* anything */                                                                              \
+    X(processes) /* deaths */                                                                                \
+    X(disks)     /* errors, full, flipped bits, wiped */                                                     \
+    X(members)   /* drains, disks replaced, long outages, moves */                                           \
+    X(clocks)    /* jumps, standing still, the whole cluster suspended */                                    \
+    X(elections) /* controllers die and are cut off */                                                       \
+    X(segments)  /* tiny segments, large payloads: reclaim, checkpoints, old logs */                         \
+    X(network)   /* lost, doubled, late, flapping */                                                         \
+    X(clients)   /* limits, leases, dead letters */                                                          \
+    X(big)       /* bigger and longer, anything */
+
+enum theme {
+#define X(name) THEME_##name,
+    SIM_THEMES(X)
+#undef X
+        THEMES
+};
+
 /* What this seed plays with. Rates are mean times between two; 0: off. */
 struct swarm {
-    usec_t delay_min, delay_max; /* of the network */
-    unsigned slow_percent;       /* messages that take up to slow_max */
+    enum theme theme;
+    int boxes_max, partitions_max, publishers_more; /* clients_draw.c */
+    usec_t publish_min, publish_max;                /* between two batches */
+    unsigned large;                                 /* payloads, of 10000 */
+    usec_t outage_max;                              /* of links, power, freezes */
+    usec_t cool, settle;                            /* of placement (cluster/control.h) */
+    usec_t delay_min, delay_max;                    /* of the network */
+    unsigned slow_percent;                          /* messages that take up to slow_max */
     usec_t slow_max;
     usec_t sync_min, sync_max;
     unsigned lost, twice, late; /* replica messages, of 10000 */
@@ -517,8 +544,13 @@ bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size);
 void checker_letters(struct sim *s);
 uint64_t checker_next_offset(struct sim *s, uint64_t partition);
 
+/* ---- swarm.c: nodes, sizes, rates ---- */
+void swarm_draw(struct sim *s);
+void swarm_big(struct swarm *w); /* clients and outages of a big world */
+const char *swarm_theme(const struct sim *s);
+usec_t swarm_rate(struct sim *s, usec_t low, usec_t high); /* often and seldom alike */
+
 /* ---- faults.c ---- */
-void faults_draw(struct sim *s);
 void faults_start(struct sim *s);
 void faults_stop(struct sim *s);                            /* heal everything */
 bool faults_settled(struct sim *s, char *why, size_t size); /* cluster is whole again */
