@@ -112,6 +112,7 @@ static void give_snapshot(struct partition *p, member_t peer, usec_t now) {
     size_t live_count;
     uint64_t *live = mailbox_live(p->mailbox, &live_count);
     replica_snapshot(p->replica, peer, p->applied, state, live, live_count, now, &p->replica_effects);
+    replica_pump(p->replica, now, &p->replica_effects); /* no other event may come for long */
     body_drop(state);
     free(live);
 }
