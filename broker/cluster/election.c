@@ -530,12 +530,13 @@ bool election_next_voters(const struct replica_set *now, const struct election_c
                           struct replica_set *out) {
     uint32_t wanted = count >= ELECTION_VOTERS_MAX ? ELECTION_VOTERS_MAX : (uint32_t)count;
     wanted -= wanted > 0 && wanted % 2 == 0;
-    uint32_t good = 0, bad = REPLICA_SET_MAX, worst = REPLICA_SET_MAX;
+    uint32_t good = 0, bad = REPLICA_SET_MAX, worst = REPLICA_SET_MAX, lost = REPLICA_SET_MAX;
     size_t worst_at = 0;
     for (uint32_t i = 0; i < now->count; i++) {
         const struct election_candidate *c = candidate_of(now->members[i], all, count);
         if (!c || c->replace) {
             bad = i;
+            lost = c ? lost : i;
             continue;
         }
         good++;
@@ -545,6 +546,11 @@ bool election_next_voters(const struct replica_set *now, const struct election_c
         }
     }
     *out = *now;
+    if (lost < REPLICA_SET_MAX && good > 0) { /* its disk is no more: if it were counted still, its
+                                                 successor's loss would be the second of one node */
+        set_without(out, lost);
+        return true;
+    }
     for (size_t i = 0; i < count && good < wanted && now->count < REPLICA_SET_MAX; i++) {
         if (all[i].alive && !all[i].replace && !replica_set_has(now, all[i].member)) {
             out->members[out->count++] = all[i].member;

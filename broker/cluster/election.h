@@ -148,7 +148,9 @@ bool election_voter(const struct election *e);      /* self */
  * Voters, one change at a time (leader only). Given who may vote (members of
  * nodes that are in, best first) and which of them are alive, or dead past
  * replace_after: the next set to propose as ENTRY_CONFIG; false: it is right as
- * it is. The wanted number is odd and at most ELECTION_VOTERS_MAX.
+ * it is. The wanted number is odd and at most ELECTION_VOTERS_MAX. A voter that is
+ * no candidate (its node has another disk now) goes before another is added; one
+ * that is only dead stays until its replacement is in, for it may come back.
  */
 struct election_candidate {
     member_t member;

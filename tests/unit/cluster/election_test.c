@@ -476,3 +476,20 @@ Test(election, a_dead_voter_is_replaced_and_without_a_replacement_kept) {
     s = voters_after(SET(1, 2, 3), all, 3, &steps);
     cr_expect_eq(steps, 0, "three nodes, one of them dead: still three voters");
 }
+
+Test(election, a_voter_whose_disk_is_gone_goes_before_its_successor_comes) {
+    struct election_candidate all[3] = {{1, true, false}, {20, true, false}, {3, true, false}};
+    struct replica_set now = SET(1, 2, 3), next;
+    cr_assert(election_next_voters(&now, all, 3, &next));
+    struct replica_set expected = SET(1, 3);
+    cr_expect(replica_set_equal(&next, &expected));
+    now = next;
+    cr_assert(election_next_voters(&now, all, 3, &next));
+    expected = SET(1, 3, 20);
+    cr_expect(replica_set_equal(&next, &expected));
+    all[1].member = 21; /* lost again at once: two of three are left */
+    now = next;
+    cr_assert(election_next_voters(&now, all, 3, &next));
+    expected = SET(1, 3);
+    cr_expect(replica_set_equal(&next, &expected));
+}
