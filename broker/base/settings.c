@@ -15,6 +15,16 @@ void settings_default(struct mailbox_settings *s) {
     *s = (struct mailbox_settings){.partitions = 1, .replicas = 3, .ack_timeout = ACK_TIMEOUT_DEFAULT_US};
 }
 
+void settings_unchanging(const struct mailbox_settings *s, struct mailbox_settings *out) {
+    settings_default(out);
+    out->partitions = s->partitions;
+    out->replicas = s->replicas;
+    out->durability = s->durability;
+    out->route = s->route;
+    out->dispatch = s->dispatch;
+    out->no_default = s->no_default;
+}
+
 bool settings_equal(const struct mailbox_settings *a, const struct mailbox_settings *b) {
     return a->partitions == b->partitions && a->replicas == b->replicas && a->durability == b->durability &&
            a->route == b->route && a->dispatch == b->dispatch && a->overflow == b->overflow &&

@@ -42,6 +42,10 @@ struct mailbox_settings {
 enum { ACK_TIMEOUT_DEFAULT_US = 30000000 };
 
 void settings_default(struct mailbox_settings *s); /* 1 partition, 3 replicas, synced, round-robin twice, 30 s */
+/* What a mailbox keeps as it was made, and the default of all that can be updated:
+ * every replica's log begins with these, whenever it is opened; the rest comes by
+ * SETTINGS entries. */
+void settings_unchanging(const struct mailbox_settings *s, struct mailbox_settings *out);
 bool settings_equal(const struct mailbox_settings *a, const struct mailbox_settings *b);
 void settings_encode(const struct mailbox_settings *s, struct encoder *e);
 bool settings_decode(struct decoder *d, struct mailbox_settings *out);

@@ -123,14 +123,14 @@ static void overflow_drop(struct mailbox *m, uint64_t messages, uint64_t bytes, 
 }
 
 bool limits_room(struct mailbox *m, uint32_t count, uint32_t bytes, struct mailbox_effects *fx) {
-    uint64_t most = share(m, m->settings.max_messages), most_bytes = share(m, m->settings.max_bytes);
+    uint64_t most = share(m, m->wanted.max_messages), most_bytes = share(m, m->wanted.max_bytes);
     uint64_t have = m->messages + m->proposed_messages, have_bytes = m->bytes + m->proposed_bytes;
     have -= m->overflow_messages < have ? m->overflow_messages : have;
     have_bytes -= m->overflow_bytes < have_bytes ? m->overflow_bytes : have_bytes;
     uint64_t too_many = over(have, count, most), too_large = over(have_bytes, bytes, most_bytes);
     if (!too_many && !too_large)
         return true;
-    if (m->settings.overflow == OVERFLOW_REJECT || over(0, count, most) || over(0, bytes, most_bytes))
+    if (m->wanted.overflow == OVERFLOW_REJECT || over(0, count, most) || over(0, bytes, most_bytes))
         return false;
     overflow_drop(m, too_many, too_large, fx);
     return true;

@@ -155,6 +155,7 @@ void mailbox_lead(struct mailbox *m, uint64_t epoch, const uint64_t *gateways, s
     m->allowed = m->expired_at = INT64_MIN;
     m->now = now;
     m->stamp_offset = stamp - now;
+    m->wanted = m->settings;
     m->proposed_offset = m->next_offset;
     m->proposed_stamp = m->last_stamp;
     limbo_begin(m, gateways, gateways_count, failure_timeout, fx);
@@ -270,8 +271,9 @@ void mailbox_tick(struct mailbox *m, usec_t now, int64_t stamp, struct mailbox_e
 
 void mailbox_settings(struct mailbox *m, const struct mailbox_settings *settings,
                       struct mailbox_effects *fx) {
-    if (!m->leading || settings_equal(&m->settings, settings))
+    if (!m->leading || settings_equal(&m->wanted, settings))
         return;
+    m->wanted = *settings;
     struct encoder e = {0};
     settings_encode(settings, &e);
     propose(m, (struct proposal){.type = ENTRY_SETTINGS}, encoder_body(&e), fx);

@@ -305,6 +305,7 @@ enum subscription_from { FROM_NEW, FROM_FIRST, FROM_OFFSET, FROM_TIME };
 void mailbox_subscribe(struct mailbox *m, const char *subscription, enum subscription_from from,
                        uint64_t value, struct mailbox_effects *fx);
 void mailbox_unsubscribe(struct mailbox *m, const char *subscription, struct mailbox_effects *fx);
+/* Limits hold from this call on, the rest from its commit. */
 void mailbox_settings(struct mailbox *m, const struct mailbox_settings *settings, struct mailbox_effects *fx);
 /* Everything unsettled now is purged, leased and dying messages included; what is
  * retained so far is let go. */

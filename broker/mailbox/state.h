@@ -250,6 +250,7 @@ struct mailbox {
     uint64_t id;
     uint32_t partition;
     struct mailbox_settings settings, creation;
+    struct mailbox_settings wanted; /* leading: as the owner said last, committed or not */
     /* replicated */
     uint64_t applied;
     uint64_t next_offset;

@@ -12,8 +12,10 @@
 enum { GATEWAYS_MAX = 1024 };
 
 static struct mailbox *mailbox_of(const struct partition *p) {
-    return mailbox_new(&(struct mailbox_options){
-        .name = p->name, .id = p->id, .partition = p->number, .settings = p->settings});
+    struct mailbox_options o = {.name = p->name, .id = p->id, .partition = p->number};
+    /* a replica that opens after an update must not begin with what others met later */
+    settings_unchanging(&p->settings, &o.settings);
+    return mailbox_new(&o);
 }
 
 struct partition *partition_new(const struct partition_options *options, const struct replica_state *state,

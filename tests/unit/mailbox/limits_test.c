@@ -281,3 +281,32 @@ Test(limits, durability_none_logs_nothing) {
     cr_expect(eq(u64, world_stats(&w).published, 0));
     world_close(&w);
 }
+
+Test(limits, settings_taken_back_before_their_commit) {
+    struct world w = {.hold = true};
+    world_open(&w, NULL);
+    struct mailbox_settings few = world_settings(), many = world_settings();
+    few.max_messages = 2;
+    mailbox_settings(w.leader, &few, &w.fx);
+    world_run(&w);
+    mailbox_settings(w.leader, &many, &w.fx);
+    world_run(&w);
+    world_publish(&w, 'p', 1, 0, 3);
+    world_commit(&w, 9);
+    world_publish(&w, 'p', 2, 1, 3);
+    world_commit(&w, 9);
+    EXPECT(&w, "receipt p/1 at 0\nreceipt p/2 at 3\n");
+    world_close(&w);
+}
+
+Test(limits, new_limits_hold_before_their_commit) {
+    struct world w = {.hold = true};
+    world_open(&w, NULL);
+    struct mailbox_settings s = world_settings();
+    s.max_messages = 2;
+    mailbox_settings(w.leader, &s, &w.fx);
+    world_publish(&w, 'p', 1, 0, 3);
+    world_commit(&w, 9);
+    EXPECT(&w, "refused p/1 FULL\n");
+    world_close(&w);
+}
