@@ -273,10 +273,14 @@ static bool may_touch(void *ctx, const struct metadata_partition *p) {
            control_majority(may->c, &p->record.current);
 }
 
-/* Something will be due without any event: a grace that runs out, a cooling. */
+/* Something will be due without any event: a grace that runs out, a cooling, a node
+ * whose shards are back but not yet its controller (nobody tells of that). */
 static bool plan_pending(const struct control *c, usec_t now) {
     for (size_t i = 0; i < metadata_nodes_count(c->m); i++) {
-        usec_t dead = detector_dead_since(c->d, metadata_node_at(c->m, i)->id);
+        const struct metadata_node *n = metadata_node_at(c->m, i);
+        usec_t dead = detector_dead_since(c->d, n->id);
+        if (n->state == NODE_ALIVE && dead == USEC_NEVER && detector_node(c->d, n->id) != DETECTOR_UP)
+            return true;
         if (dead != USEC_NEVER && now - dead <= c->options.rebuild_grace + CONTROL_PLAN_US)
             return true;
     }

@@ -14,7 +14,7 @@
 #include "base/xalloc.h"
 #include "clients.h"
 
-enum { GENERATIONS_MAX = 64, STATE_EVERY = 64 };
+enum { GENERATIONS_MAX = 64, STATE_EVERY = 64, DROP_REASON_PURGED = 3 /* as the mailbox's log has it */ };
 
 struct written { /* an entry that some replica has stored */
     uint64_t epoch;
@@ -61,13 +61,21 @@ struct letter {
     uint64_t sequence;
 };
 
+struct begun { /* a subscription, and where the log ended then */
+    char name[SIM_NAME_BYTES];
+    uint64_t offset;
+};
+
 struct log {
+    struct begun begun[2 * SIM_SUBSCRIPTIONS_MAX];
+    size_t begun_count;
     struct slot *slots; /* by index */
     size_t slots_capacity;
     uint64_t applied; /* highest index applied anywhere */
     struct origin *offsets;
     size_t offsets_capacity;
     uint64_t next_offset;
+    uint64_t purged_below;       /* what is purged need not come */
     struct sequences *sequences; /* [SIM_PUBLISHERS_MAX][GENERATIONS_MAX], once there is one */
     struct history *histories[SIM_SUBSCRIPTIONS_MAX];
     size_t histories_capacity[SIM_SUBSCRIPTIONS_MAX];
@@ -76,7 +84,6 @@ struct log {
     uint64_t acting_epoch; /* highest that has delivered */
     struct letter *letters;
     size_t letters_count, letters_capacity;
-    uint64_t starts[SIM_SUBSCRIPTIONS_MAX]; /* first offset of each subscription, at the end */
 };
 
 struct checker {
@@ -190,6 +197,37 @@ static void commit_batch(struct sim *s, struct log *l, uint64_t partition, const
         commit_sequence(s, l, partition, &h, &stamp);
 }
 
+static struct begun *begun_of(struct log *l, const char *name) {
+    for (size_t i = 0; i < l->begun_count; i++)
+        if (strcmp(l->begun[i].name, name) == 0)
+            return &l->begun[i];
+    return NULL;
+}
+
+static void commit_subscribe(struct log *l, const struct entry *e) {
+    struct decoder d = decoder_of(e->body->data, e->body->size);
+    char name[SIM_NAME_BYTES];
+    bool begins = decode_u8(&d) == 1;
+    decode_string(&d, name, sizeof name);
+    struct begun *b = begun_of(l, name);
+    CHECK(!d.failed);
+    if (begins && !b) {
+        CHECK(l->begun_count < sizeof l->begun / sizeof l->begun[0]);
+        b = &l->begun[l->begun_count++];
+        strcpy(b->name, name);
+        b->offset = l->next_offset;
+    } else if (!begins && b) {
+        *b = l->begun[--l->begun_count];
+    }
+}
+
+static void commit_drop(struct sim *s, struct log *l, const struct entry *e) {
+    if (e->body->data[0] != DROP_REASON_PURGED)
+        return;
+    sim_count(s, RARE_purged);
+    l->purged_below = l->next_offset;
+}
+
 void checker_apply(struct process *p, uint64_t partition, const struct entry *e) {
     struct log *l = log_of(p->sim, partition);
     struct slot *slot = slot_of(l, e->index);
@@ -211,6 +249,10 @@ void checker_apply(struct process *p, uint64_t partition, const struct entry *e)
     l->applied = e->index;
     if (e->type == ENTRY_BATCH && partition)
         commit_batch(p->sim, l, partition, e);
+    if (e->type == ENTRY_DROP && partition)
+        commit_drop(p->sim, l, e);
+    if (e->type == ENTRY_SUBSCRIBE && partition)
+        commit_subscribe(l, e);
 }
 
 /* All replicas that have applied the same index hold the same state. */
@@ -429,21 +471,6 @@ void checker_settle_result(struct sim *s, uint64_t partition, int subscription, 
 
 /* ---- the end ---- */
 
-static bool partition_delivered(struct sim *s, const struct box *b, uint64_t partition, char *why,
-                                size_t size) {
-    struct log *l = log_of(s, partition);
-    for (int k = 0; k < b->subscriptions_count; k++) {
-        for (uint64_t offset = l->starts[k]; b->exact && offset < l->next_offset; offset++) {
-            if (history_of(l, k, offset)->delivered)
-                continue;
-            snprintf(why, size, "p%d offset %llu never came to subscription %s", (int)partition,
-                     (unsigned long long)offset, b->subscriptions[k]);
-            return false;
-        }
-    }
-    return true;
-}
-
 static struct partition *led(struct sim *s, uint64_t partition) {
     for (int i = 0; i < s->processes_count; i++) {
         struct process *p = &s->processes[i];
@@ -454,10 +481,57 @@ static struct partition *led(struct sim *s, uint64_t partition) {
     return NULL;
 }
 
+/* What did not come to a subscription, purged or not. Of what was stored already
+ * when it began only the number is known that it is to get. */
+struct missed {
+    uint64_t count, purged, first;
+};
+
+static struct missed missed_by(struct log *l, int k, const struct subscription_stats *t) {
+    struct begun *b = begun_of(l, t->name);
+    uint64_t begun = b ? b->offset : 0, due = t->published - (l->next_offset - begun), came = 0;
+    struct missed m = {.first = UINT64_MAX};
+    for (uint64_t offset = 0; offset < l->next_offset; offset++) {
+        bool delivered = history_of(l, k, offset)->delivered;
+        if (offset < begun)
+            came += delivered;
+        else if (!delivered && offset < l->purged_below)
+            m.purged++;
+        else if (!delivered)
+            m.first = m.count++ ? m.first : offset;
+    }
+    if (came < due)
+        *(l->purged_below > begun ? &m.purged : &m.count) += due - came;
+    return m;
+}
+
+/* Each message has come, or the subscription counts that it need not: purged, or by
+ * policy expired, dropped, dead. Of `exact` mailboxes policy takes nothing unseen. */
+static bool subscription_delivered(struct sim *s, const struct box *b, uint64_t partition, int k,
+                                   const struct subscription_stats *t, char *why, size_t size) {
+    struct missed m = missed_by(log_of(s, partition), k, t);
+    uint64_t policy = t->expired + t->dropped + t->dead;
+    if (m.count <= (b->exact ? 0 : policy) && m.purged <= t->purged + policy)
+        return true;
+    snprintf(why, size, "p%d: %llu messages, and %llu purged ones, never came to %s (first: %lld)",
+             (int)partition, (unsigned long long)m.count, (unsigned long long)m.purged, t->name,
+             (long long)m.first);
+    return false;
+}
+
+/* What no subscription needs any more is let go, that of deleted ones too. */
+static bool released(uint64_t partition, const struct mailbox *m, char *why, size_t size) {
+    struct mailbox_stats t;
+    mailbox_stats(m, &t);
+    if (t.messages)
+        snprintf(why, size, "p%d: %llu messages wait, but for no subscription", (int)partition,
+                 (unsigned long long)t.messages);
+    return t.messages == 0;
+}
+
 /* What the leaders still hold, as they count it. */
 static bool drained(struct sim *s, const struct box *b, uint64_t partition, char *why, size_t size) {
     struct partition *p = led(s, partition);
-    struct log *l = log_of(s, partition);
     struct subscription_stats t;
     if (!p) {
         snprintf(why, size, "p%d has no leader", (int)partition);
@@ -465,8 +539,6 @@ static bool drained(struct sim *s, const struct box *b, uint64_t partition, char
     }
     for (size_t i = 0; mailbox_subscription_stats(p->mailbox, i, &t); i++) {
         int k = clients_subscription(b, t.name);
-        if (k >= 0)
-            l->starts[k] = l->next_offset - t.published;
         if (t.ready + t.leased + t.delayed + t.dying) {
             snprintf(why, size, "p%d %s: ready %llu leased %llu delayed %llu dying %llu%s%s", (int)partition,
                      t.name, (unsigned long long)t.ready, (unsigned long long)t.leased,
@@ -474,8 +546,10 @@ static bool drained(struct sim *s, const struct box *b, uint64_t partition, char
                      t.reason);
             return false;
         }
+        if (k >= 0 && !subscription_delivered(s, b, partition, k, &t, why, size))
+            return false;
     }
-    return true;
+    return released(partition, p->mailbox, why, size);
 }
 
 bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size) {
@@ -483,7 +557,7 @@ bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size) {
         struct box *b = &s->clients->boxes[i];
         for (uint32_t k = 0; k < b->settings.partitions; k++) {
             uint64_t partition = (uint64_t)b->first_partition + k;
-            if (!drained(s, b, partition, why, size) || !partition_delivered(s, b, partition, why, size))
+            if (!drained(s, b, partition, why, size))
                 return false;
         }
     }
@@ -501,14 +575,23 @@ void checker_letters(struct sim *s) {
         for (uint32_t k = 0; k < b->settings.partitions; k++) {
             uint64_t partition = (uint64_t)b->first_partition + k;
             struct partition *p = led(s, partition);
-            stored += log_of(s, partition)->letters_count;
             for (size_t n = 0; mailbox_subscription_stats(p->mailbox, n, &t); n++)
                 dead += b->settings.dead_letter[0] ? t.dead : 0;
         }
     }
-    if (dead != stored)
+    for (uint64_t i = 0; i <= s->partitions_max; i++)
+        stored += s->checker->logs[i].letters_count;
+    if (dead > stored || (dead < stored && !s->clients->letters_lost))
         sim_violation(s, "conserved", "%llu dead letters were sent, %llu are stored",
                       (unsigned long long)dead, (unsigned long long)stored);
+}
+
+/* Another one will take the slot. */
+void checker_subscription_gone(struct sim *s, uint64_t partition, int subscription) {
+    struct log *l = log_of(s, partition);
+    free(l->histories[subscription]);
+    l->histories[subscription] = NULL;
+    l->histories_capacity[subscription] = 0;
 }
 
 uint64_t checker_next_offset(struct sim *s, uint64_t partition) {

@@ -46,7 +46,7 @@ bool payload_check(const uint8_t *data, size_t size, struct stamp *out) {
 struct box *clients_box_of(struct sim *s, uint64_t partition) {
     for (int i = 0; i < s->clients->boxes_count; i++) {
         struct box *b = &s->clients->boxes[i];
-        if (partition >= (uint64_t)b->first_partition &&
+        if (b->first_partition && partition >= (uint64_t)b->first_partition &&
             partition < (uint64_t)b->first_partition + b->settings.partitions)
             return b;
     }
@@ -84,11 +84,8 @@ void clients_move(struct sim *s, int *gateway) {
 }
 
 bool clients_done(struct sim *s, char *why, size_t size) {
-    for (int i = 0; i < s->clients->boxes_count; i++)
-        if (!clients_box(s, i)->created) {
-            snprintf(why, size, "mailbox %s was never made", clients_box(s, i)->name);
-            return false;
-        }
+    if (!life_settled(s, why, size))
+        return false;
     for (int i = 0; i < s->clients->publishers_count; i++) {
         struct publisher *p = &s->clients->publishers[i];
         for (int k = 0; k < SIM_PARTITIONS_MAX; k++)

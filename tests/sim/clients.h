@@ -17,10 +17,18 @@ struct stamp {
 struct box {
     char name[SIM_NAME_BYTES];
     struct mailbox_settings settings;
-    int first_partition; /* id of its partition 0 */
+    int first_partition; /* id of its partition 0; 0: it is not there */
+    unsigned lives;      /* how often it was made */
+    bool wanted;         /* it shall be there */
+    bool created;        /* it is, with its subscriptions: clients may begin */
+    bool settled;        /* it was as it shall be, at the last look */
+    /* slots for subscriptions; the names are new with each life of one */
     int subscriptions_count;
+    unsigned named;
     char subscriptions[SIM_SUBSCRIPTIONS_MAX][SIM_NAME_BYTES];
-    bool created;
+    bool wished[SIM_SUBSCRIPTIONS_MAX], there[SIM_SUBSCRIPTIONS_MAX];
+    uint32_t from[SIM_SUBSCRIPTIONS_MAX]; /* enum subscription_from */
+    uint64_t from_value[SIM_SUBSCRIPTIONS_MAX];
     bool exact;   /* nothing is dropped by policy: all must arrive */
     bool letters; /* dead letters come here */
 };
@@ -103,7 +111,9 @@ struct clients {
     struct consumer consumers[SIM_CONSUMERS_MAX];
     int consumers_count;
     uint64_t next_request;
-    bool letters; /* box0 takes the others' dead letters */
+    bool letters;       /* box0 takes the others' dead letters */
+    bool letters_lost;  /* who sent them may count them no more: purged, deleted */
+    uint64_t looked_at; /* index of the newest metadata seen */
 };
 
 /* clients.c */
@@ -116,6 +126,7 @@ void clients_move(struct sim *s, int *gateway);
 uint64_t publisher_partition(struct sim *s, const struct publisher *p, int lane);
 void publisher_forget(struct lane *l, int i);
 void publisher_answer(struct sim *s, const struct message *m); /* RECEIPT, REFUSED */
+void publisher_start_over(struct sim *s, struct publisher *p); /* its mailbox is gone */
 void publisher_new_producer(struct sim *s, struct publisher *p, int lane);
 void publisher_tick(struct sim *s, struct event *e);
 
@@ -124,11 +135,23 @@ void consumer_present(struct sim *s, struct consumer *c, uint64_t partition, str
 void consumer_lend(struct sim *s, struct consumer *c, uint64_t partition);
 void consumer_delivery(struct sim *s, struct process *g, const struct message *m);
 void consumer_settled(struct sim *s, const struct message *m);
+/* The partition is its mailbox's, the subscription is its own and there. */
+bool consumer_is_of(struct sim *s, const struct consumer *c, uint64_t partition, const char *subscription);
+void consumer_forget(struct consumer *c); /* all it holds and is attached to */
 void consumer_tick(struct sim *s, struct event *e);
 struct box *clients_box_of(struct sim *s, uint64_t partition);
 struct consumer *clients_consumer(struct sim *s, const struct consumer_id *id);
 int clients_subscription(const struct box *b, const char *name);
 void payload_fill(const struct stamp *stamp, uint8_t *out);
 bool payload_check(const uint8_t *data, size_t size, struct stamp *out);
+
+/* life.c: mailboxes and subscriptions come, change and go */
+void life_start(struct sim *s);
+bool life_settled(struct sim *s, char *why, size_t size); /* all is as it shall be */
+void life_delete(struct sim *s);
+void life_update(struct sim *s);
+void life_purge(struct sim *s);
+void life_subscribe(struct sim *s);
+void life_unsubscribe(struct sim *s);
 
 #endif

@@ -39,7 +39,7 @@ static void draw_policy(struct sim *s, struct box *b, int i) {
     }
 }
 
-static void draw_box(struct sim *s, int i, int *next) {
+static void draw_box(struct sim *s, int i) {
     struct box *b = box(s, i);
     snprintf(b->name, sizeof b->name, "box%d", i);
     settings_default(&b->settings);
@@ -55,10 +55,15 @@ static void draw_box(struct sim *s, int i, int *next) {
     draw_policy(s, b, i);
     if (b->settings.max_deliveries) /* lost on the way counts too: some die unseen */
         b->exact = false;
-    b->first_partition = *next;
-    *next += (int)b->settings.partitions;
+    b->wanted = true;
     for (int k = 0; k < b->subscriptions_count; k++)
+        b->wished[k] = true;
+    if (s->swarm.mean[FAULT_subscribe] && !b->letters)
+        b->subscriptions_count = SIM_SUBSCRIPTIONS_MAX;
+    for (int k = 0; k < b->subscriptions_count; k++) {
         strcpy(b->subscriptions[k], subscription_names[k]);
+        b->from[k] = FROM_FIRST;
+    }
 }
 
 static void draw_publisher(struct sim *s, int i, int boxes) {
@@ -94,12 +99,11 @@ static int consumers_of(struct sim *s, const struct box *b) {
 
 void clients_make(struct sim *s) {
     struct clients *c = xcalloc(1, sizeof *c);
-    int next = 1;
     s->clients = c;
     c->boxes_count = 1 + (int)rng_below(&s->work, (uint64_t)s->swarm.boxes_max);
     c->letters = c->boxes_count > 1 && sim_chance(&s->work, theme(s, 4000, 7000));
     for (int i = 0; i < c->boxes_count; i++)
-        draw_box(s, i, &next);
+        draw_box(s, i);
     c->publishers_count = c->boxes_count + (int)rng_below(&s->work, (uint64_t)s->swarm.publishers_more + 1);
     for (int i = 0; i < c->publishers_count; i++)
         draw_publisher(s, i, c->boxes_count);
@@ -109,42 +113,8 @@ void clients_make(struct sim *s) {
                 draw_consumer(s, c->consumers_count++, i, k);
 }
 
-static void create_subscriptions(struct process *p, struct box *b) {
-    for (int k = 1; k < b->subscriptions_count; k++) {
-        struct command command = {.type = COMMAND_SUBSCRIPTION_CREATE};
-        strcpy(command.subscription.mailbox, b->name);
-        strcpy(command.subscription.name, b->subscriptions[k]);
-        command.subscription.from = FROM_FIRST;
-        controller_request(p, &command);
-    }
-}
-
-/* One after the other, so that the partitions' ids are as drawn. */
-static void on_create(struct sim *s, struct event *e) {
-    struct process *p = sim_leading_controller(s);
-    (void)e;
-    sim_at(s, s->now + 50 * USEC_MS, on_create);
-    for (int i = 0; p && i < s->clients->boxes_count; i++) {
-        struct box *b = box(s, i);
-        const struct metadata_mailbox *there = metadata_mailbox_named(controller_metadata(p), b->name);
-        if (there) {
-            if (!b->created)
-                create_subscriptions(p, b);
-            CHECK(there->partitions[0] == (uint64_t)b->first_partition);
-            b->created |= there->subscriptions_count >= (uint32_t)b->subscriptions_count;
-            continue;
-        }
-        struct command command = {.type = COMMAND_MAILBOX_CREATE};
-        strcpy(command.mailbox_create.name, b->name);
-        command.mailbox_create.settings = b->settings;
-        controller_request(p, &command);
-        free(command.mailbox_create.placing);
-        return;
-    }
-}
-
 void clients_start(struct sim *s) {
-    sim_at(s, s->now, on_create);
+    life_start(s);
     for (int i = 0; i < s->clients->publishers_count; i++)
         sim_at(s, s->now, publisher_tick)->a = (uint64_t)i;
     for (int i = 0; i < s->clients->consumers_count; i++)

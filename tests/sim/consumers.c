@@ -63,7 +63,7 @@ void consumer_lend(struct sim *s, struct consumer *c, uint64_t partition) {
 
 static void lend_all(struct sim *s, struct consumer *c) {
     struct box *b = clients_box(s, c->box);
-    for (uint32_t i = 0; i < b->settings.partitions; i++)
+    for (uint32_t i = 0; b->first_partition && i < b->settings.partitions; i++)
         consumer_lend(s, c, (uint64_t)b->first_partition + i);
 }
 
@@ -155,9 +155,16 @@ static void take_message(struct sim *s, struct consumer *c, const struct message
                        .act_at = s->now + think};
 }
 
+bool consumer_is_of(struct sim *s, const struct consumer *c, uint64_t partition, const char *subscription) {
+    struct box *b = clients_box(s, c->box);
+    return clients_box_of(s, partition) == b && b->there[c->subscription] &&
+           strcmp(b->subscriptions[c->subscription], subscription) == 0;
+}
+
 void consumer_delivery(struct sim *s, struct process *g, const struct message *m) {
     struct consumer *c = clients_consumer(s, &m->delivery.consumer);
-    if (!c || !c->alive || c->gateway != g->id)
+    if (!c || !c->alive || c->gateway != g->id ||
+        !consumer_is_of(s, c, m->partition, m->delivery.subscription))
         return;
     checker_got(s, m->partition, c->subscription, c->index, m);
     uint32_t count = m->delivery.count;
@@ -172,7 +179,7 @@ void consumer_delivery(struct sim *s, struct process *g, const struct message *m
 static void attach_missing(struct sim *s, struct consumer *c) {
     struct process *g = clients_gateway_up(s, c->gateway);
     struct box *b = clients_box(s, c->box);
-    if (!g || !b->created || s->now < c->attach_at)
+    if (!g || !b->created || !b->there[c->subscription] || s->now < c->attach_at)
         return;
     for (uint32_t i = 0; i < b->settings.partitions; i++) {
         uint64_t partition = (uint64_t)b->first_partition + i;
@@ -186,6 +193,11 @@ static void leave_gateway(struct consumer *c) {
     memset(c->attached, 0, sizeof c->attached);
     memset(c->lent, 0, sizeof c->lent);
     memset(c->ready, 0, sizeof c->ready);
+}
+
+void consumer_forget(struct consumer *c) {
+    c->held_count = 0;
+    leave_gateway(c);
 }
 
 void consumer_tick(struct sim *s, struct event *e) {

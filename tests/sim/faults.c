@@ -251,12 +251,17 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
     [FAULT_clock_jump] = do_clock_jump,
     [FAULT_consumer_death] = do_consumer_death,
     [FAULT_drain] = do_drain,
+    [FAULT_mailbox_delete] = life_delete,
+    [FAULT_mailbox_update] = life_update,
+    [FAULT_purge] = life_purge,
+    [FAULT_subscribe] = life_subscribe,
+    [FAULT_unsubscribe] = life_unsubscribe,
 };
 
 /* Counted where they happen. */
 static bool counts_itself(enum sim_count what) {
     return what == FAULT_disk_error || what == FAULT_consumer_death || what == FAULT_bit_flip ||
-           what == FAULT_wipe;
+           what == FAULT_wipe || what >= FAULT_mailbox_delete;
 }
 
 static void on_fault(struct sim *s, struct event *e) {

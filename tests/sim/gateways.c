@@ -35,7 +35,8 @@ static void on_led(struct process *p, int from, const struct message *m) {
     g->epoch[m->partition] = m->led.epoch;
     for (int i = 0; i < s->clients->consumers_count; i++) {
         struct consumer *c = &s->clients->consumers[i];
-        if (c->alive && c->gateway == p->id && clients_box_of(s, m->partition) == clients_box(s, c->box))
+        if (c->alive && c->gateway == p->id &&
+            consumer_is_of(s, c, m->partition, clients_box(s, c->box)->subscriptions[c->subscription]))
             consumer_present(s, c, m->partition, p, from);
     }
     struct message *presented = message_new(M_PRESENTED, m->partition);
@@ -66,7 +67,8 @@ static void on_forward(struct process *p, int from, struct message *m) {
     for (int i = 0; i < s->clients->boxes_count; i++) {
         struct box *b = clients_box(s, i);
         uint64_t partition = (uint64_t)b->first_partition + m->forward.number;
-        if (strcmp(b->name, m->forward.mailbox) != 0)
+        if (strcmp(b->name, m->forward.mailbox) != 0 || !b->first_partition ||
+            m->forward.number >= b->settings.partitions)
             continue;
         int leader = p->gateway->leader[partition];
         int slot = 0;
@@ -120,7 +122,8 @@ static void on_consumer_message(struct process *p, const struct message *m) {
         }
         return;
     }
-    if (!c || c->gateway != p->id)
+    if (!c || c->gateway != p->id ||
+        (m->type != M_ATTACHED && !consumer_is_of(s, c, m->partition, m->consumer.subscription)))
         return;
     if (m->type == M_CREDIT_BACK) {
         uint32_t back = m->consumer.credit;

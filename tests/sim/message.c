@@ -96,7 +96,7 @@ static const char *const names[M_TYPES] = {
     "ping",      "pong",      "sealed",      "report",   "load",        "publish",     "receipt",
     "refused",   "attach",    "attached",    "detach",   "lend",        "settle",      "settled",
     "presented", "led",       "not-leading", "delivery", "ready",       "credit-back", "detached",
-    "forward",   "forwarded"};
+    "forward",   "forwarded", "purge"};
 
 const char *message_name(enum message_type type) {
     return names[type];

@@ -155,6 +155,11 @@ static void start_over(struct sim *s, struct publisher *p, int lane) {
     publisher_new_producer(s, p, lane);
 }
 
+void publisher_start_over(struct sim *s, struct publisher *p) {
+    for (uint32_t k = 0; k < clients_box(s, p->box)->settings.partitions; k++)
+        start_over(s, p, (int)k);
+}
+
 static void on_refused(struct sim *s, struct publisher *p, int lane, uint64_t sequence,
                        const struct message *m) {
     struct lane *l = &p->lanes[lane];

@@ -32,7 +32,7 @@ static void add_process(struct sim *s, enum process_kind kind, int node, int ind
 
 static void build(struct sim *s) {
     swarm_draw(s);
-    world_make(s, s->nodes_count, s->shards_per_node, s->swarm.boxes_max * s->swarm.partitions_max);
+    world_make(s, s->nodes_count, s->shards_per_node, SIM_PARTITIONS_MAX);
     sim_people(s);
 }
 
@@ -69,9 +69,8 @@ static void trace_setup(struct sim *s) {
             sim_trace(s, "  %s every %lld ms", names[i], (long long)(s->swarm.mean[i] / USEC_MS));
     for (int i = 0; i < s->clients->boxes_count; i++) {
         struct box *b = &s->clients->boxes[i];
-        sim_trace(s, "  %s: %u partitions from p%d, %u replicas, dispatch %s", b->name,
-                  b->settings.partitions, b->first_partition, b->settings.replicas,
-                  dispatch_name(b->settings.dispatch));
+        sim_trace(s, "  %s: %u partitions %u replicas, dispatch %s", b->name, b->settings.partitions,
+                  b->settings.replicas, dispatch_name(b->settings.dispatch));
     }
 }
 

@@ -210,6 +210,8 @@ static void on_led_request(struct hosted *h, int from, struct message *m) {
         on_settle(h, from, m);
     else if (m->type == M_PRESENTED && m->led.epoch == replica_epoch(h->partition->replica))
         mailbox_presented(box, p->ends[from].instance, now, fx);
+    else if (m->type == M_PURGE)
+        mailbox_purge(box, fx);
     partition_run(h->partition, now);
 }
 

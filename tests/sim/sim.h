@@ -69,7 +69,12 @@ struct gateway;
     X(wipe)                                                                                                  \
     X(clock_jump)                                                                                            \
     X(consumer_death)                                                                                        \
-    X(drain)
+    X(drain)                                                                                                 \
+    X(mailbox_delete)                                                                                        \
+    X(mailbox_update)                                                                                        \
+    X(purge)                                                                                                 \
+    X(subscribe)                                                                                             \
+    X(unsubscribe)
 
 #define SIM_RARE(X)                                                                                          \
     X(leader_changes)                                                                                        \
@@ -97,7 +102,9 @@ struct gateway;
     X(too_late)                                                                                              \
     X(already)                                                                                               \
     X(dead_letters)                                                                                          \
-    X(newcomers)
+    X(newcomers)                                                                                             \
+    X(created_again)                                                                                         \
+    X(purged)
 
 enum sim_count {
 #define X(name) FAULT_##name,
@@ -185,6 +192,7 @@ enum message_type {
     M_DETACHED,
     M_FORWARD,
     M_FORWARDED,
+    M_PURGE,
     M_TYPES
 };
 
@@ -368,6 +376,7 @@ struct pair {
     X(segments)  /* tiny segments, large payloads: reclaim, checkpoints, old logs */                         \
     X(network)   /* lost, doubled, late, flapping */                                                         \
     X(clients)   /* limits, leases, dead letters */                                                          \
+    X(mailboxes) /* made, updated, purged, deleted; subscriptions too */                                     \
     X(big)       /* bigger and longer, anything */
 
 enum theme {
@@ -542,6 +551,7 @@ void checker_settle_result(struct sim *s, uint64_t partition, int subscription, 
                            const struct mailbox_settlement *item, enum settle_result result);
 bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size);
 void checker_letters(struct sim *s);
+void checker_subscription_gone(struct sim *s, uint64_t partition, int subscription);
 uint64_t checker_next_offset(struct sim *s, uint64_t partition);
 
 /* ---- swarm.c: nodes, sizes, rates ---- */

@@ -44,6 +44,11 @@ static const struct kind kinds[] = {
     {FAULT_clock_jump, 2500, USEC_S, 20 * USEC_S, IN(clocks)},
     {FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S, IN(clients)},
     {FAULT_drain, 2000, 3 * USEC_S, 20 * USEC_S, IN(members)},
+    {FAULT_mailbox_delete, 1500, 4 * USEC_S, 20 * USEC_S, IN(mailboxes)},
+    {FAULT_mailbox_update, 2000, 2 * USEC_S, 10 * USEC_S, IN(mailboxes)},
+    {FAULT_purge, 1500, 2 * USEC_S, 10 * USEC_S, IN(mailboxes)},
+    {FAULT_subscribe, 2000, 2 * USEC_S, 6 * USEC_S, IN(mailboxes)},
+    {FAULT_unsubscribe, 5000, 2 * USEC_S, 10 * USEC_S, IN(mailboxes)},
 };
 
 static const char *const themes[] = {
