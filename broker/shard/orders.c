@@ -74,8 +74,10 @@ void orders_wishes(struct hosted *h) {
     partition_run(h->partition, loop_now(h->shard->loop));
 }
 
+/* A leader may be outside of the new set until it has handed over; back from a
+ * restart in between it has to say that it cannot lead. */
 static bool member_of(const struct replica_record *r, member_t m) {
-    return replica_set_has(&r->current, m) || replica_set_has(&r->previous, m) ||
+    return r->leader == m || replica_set_has(&r->current, m) || replica_set_has(&r->previous, m) ||
            replica_set_has(&r->learners, m);
 }
 
