@@ -53,11 +53,21 @@ static void pending_push(struct replica *r, uint64_t token, uint64_t epoch) {
     r->seals[r->seals_count++] = (struct pending_seal){.token = token, .epoch = epoch, .mark = r->mark};
 }
 
-static void promise(struct replica *r, uint64_t epoch, member_t candidate, struct replica_effects *fx) {
-    if (r->leading) {
-        lead_stop(r, fx);
-        r->ceded = true;
-    }
+/* Who leads hears of its successor by a record soon; if not, the asker is gone or
+ * deposed: whoever leads the metadata now has to know that nobody leads here. */
+static void cede(struct replica *r, usec_t now, struct replica_effects *fx) {
+    lead_stop(r, fx);
+    r->ceded = true;
+    if (r->config_in_log)
+        return;
+    r->cannot = true;
+    r->report_at = now + REPLICA_RETRY_US;
+}
+
+static void promise(struct replica *r, uint64_t epoch, member_t candidate, usec_t now,
+                    struct replica_effects *fx) {
+    if (r->leading)
+        cede(r, now, fx);
     if (r->take.open && !r->take.installing)
         take_abandon(r, fx);
     r->owes = false;
@@ -76,7 +86,7 @@ void replica_on_seal(struct replica *r, const struct replica_seal *m, usec_t now
         return;
     }
     if (m->epoch > r->promise || MUTATED(seal_below_promise))
-        promise(r, m->epoch, m->candidate, fx);
+        promise(r, m->epoch, m->candidate, now, fx);
     pending_push(r, m->token, m->epoch);
     seal_stored(r, fx);
 }
