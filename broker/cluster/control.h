@@ -29,14 +29,16 @@
 #include "cluster/placement.h"
 
 enum {
-    CONTROL_SEAL_RETRY_US = 100000, /* an unanswered seal is sent again */
-    CONTROL_SEAL_LINGER_US = 20000, /* a majority has answered: wait this long for the others */
-    CONTROL_PLANNED_US = 2000000,   /* a planned move not sealed by then is called off */
-    CONTROL_HOLD_US = 50000,        /* publishes held for a planned move */
-    CONTROL_LED_US = 1000000,       /* record told, no LED: told again */
-    CONTROL_LED_TRIES_MAX = 3,      /* told this often: sealed again */
-    CONTROL_LED_SLOW_MAX = 8,       /* each round of that takes longer, up to this factor */
-    CONTROL_LEARN_US = 600000000,   /* a learner that has not caught up by then is given up */
+    CONTROL_SEAL_RETRY_US = 100000,    /* an unanswered seal is sent again */
+    CONTROL_SEAL_LINGER_US = 20000,    /* a majority has answered: wait this long for the others */
+    CONTROL_POWER_LINGER_US = 3000000, /* and this long where a majority has lost its power: one that
+                                          starts later may have more */
+    CONTROL_PLANNED_US = 2000000,      /* a planned move not sealed by then is called off */
+    CONTROL_HOLD_US = 50000,           /* publishes held for a planned move */
+    CONTROL_LED_US = 1000000,          /* record told, no LED: told again */
+    CONTROL_LED_TRIES_MAX = 3,         /* told this often: sealed again */
+    CONTROL_LED_SLOW_MAX = 8,          /* each round of that takes longer, up to this factor */
+    CONTROL_LEARN_US = 600000000,      /* a learner that has not caught up by then is given up */
     CONTROL_DROP_RETRY_US = 2000000,
     CONTROL_PLAN_US = 500000,           /* between two looks at placement */
     CONTROL_COOL_US = 5000000,          /* a partition just moved (or called off) stays put */

@@ -29,7 +29,8 @@ struct asked {
     bool sent;
     bool granted;
     bool damaged;
-    bool told; /* it did not know the partition and was told of it */
+    bool doubtful; /* granted; its log may have lost its end (replica.h) */
+    bool told;     /* it did not know the partition and was told of it */
     uint64_t last_epoch, last_index;
 };
 
@@ -43,7 +44,7 @@ struct op {
     uint64_t tag; /* of the proposal it waits for; 0: not yet emitted */
     usec_t started_at;
     usec_t deadline;           /* of the stage: send again, or give up */
-    usec_t linger_until;       /* a majority has answered; 0: not yet */
+    usec_t enough_at;          /* enough have answered; 0: not yet */
     usec_t give_up_at;         /* USEC_NEVER: goes on until it succeeds */
     member_t target;           /* MOVE, RECOVER */
     struct replica_set set;    /* CHANGE */

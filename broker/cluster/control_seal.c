@@ -4,7 +4,8 @@
  *
  * Happy path: each replica of the sets in force (and the leader, if it is in none
  * of them) is asked to promise the new epoch; when all that can answer have, or a
- * majority has and CONTROL_SEAL_LINGER_US are over, the best log leads.
+ * majority has and CONTROL_SEAL_LINGER_US are over, the best log leads. Where copies
+ * lost their power (durability written) more is needed, or less will do: replica.h.
  * Failures: a higher promise starts over above it; a shard that was not told of
  * the partition is told and asked again; without a majority that could answer the
  * operation ends and the partition is blocked until a member comes up.
@@ -41,7 +42,7 @@ void seal_start(struct control *c, struct op *op, usec_t now, struct control_eff
     op->number = highest + 1;
     op->token = ++c->next_token;
     op->base_version = r->version;
-    op->linger_until = 0;
+    op->enough_at = 0;
     op->deadline = now + CONTROL_SEAL_RETRY_US;
     op->asked_count = 0;
     if (op->kind == OP_RECOVER) {
@@ -75,18 +76,41 @@ static const struct asked *granted_by(const struct op *op, member_t member) {
     return NULL;
 }
 
-static bool set_granted(const struct op *op, const struct replica_set *set) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < set->count; i++)
-        n += granted_by(op, set->members[i]) != NULL;
-    return n * 2 > set->count || (MUTATED(half_seals) && n * 2 + 1 >= set->count && n);
+enum grant {
+    GRANT_WAIT,
+    GRANT_LOST, /* a majority is doubtful: what was committed may be gone */
+    GRANT_KNOWN /* promises of a majority, and whole logs of a part of each majority */
+};
+
+static enum grant set_grant(const struct op *op, const struct replica_set *set) {
+    uint32_t whole = 0, doubtful = 0;
+    for (uint32_t i = 0; i < set->count; i++) {
+        const struct asked *a = granted_by(op, set->members[i]);
+        whole += a && !a->doubtful;
+        doubtful += a && a->doubtful;
+    }
+    if ((whole + doubtful) * 2 > set->count && whole >= set->count - set->count / 2)
+        return GRANT_KNOWN;
+    if (MUTATED(half_seals) && whole && (whole + doubtful) * 2 + 1 >= set->count)
+        return GRANT_KNOWN;
+    return doubtful * 2 > set->count ? GRANT_LOST : GRANT_WAIT;
 }
 
-/* Everybody that could still answer has. */
-static bool all_answered(const struct control *c, const struct op *op) {
+static bool set_granted(const struct op *op, const struct replica_set *set) {
+    return set_grant(op, set) != GRANT_WAIT;
+}
+
+/* It goes on from what a majority's power failure has left. */
+static bool lossy(const struct op *op, const struct replica_record *r) {
+    return op->kind != OP_RECOVER && (set_grant(op, &r->current) == GRANT_LOST ||
+                                      (r->activating && set_grant(op, &r->previous) == GRANT_LOST));
+}
+
+/* Everybody that could still answer has; if something may be lost: everybody. */
+static bool all_answered(const struct control *c, const struct op *op, bool lost) {
     for (uint32_t i = 0; i < op->asked_count; i++) {
         const struct asked *a = &op->asked[i];
-        if (!a->granted && !a->damaged && control_usable(c, a->member))
+        if (!a->granted && !a->damaged && (lost || control_usable(c, a->member)))
             return false;
     }
     return true;
@@ -104,7 +128,7 @@ static enum verdict verdict(const struct control *c, const struct op *op, const 
         return VERDICT_WAIT;
     if (set_granted(op, &r->current))
         return VERDICT_SETS;
-    return all_answered(c, op) ? VERDICT_RETURN : VERDICT_WAIT;
+    return all_answered(c, op, lossy(op, r)) ? VERDICT_RETURN : VERDICT_WAIT;
 }
 
 /* ---- picking ---- */
@@ -196,13 +220,18 @@ static void count(struct control *c, struct op *op, usec_t now) {
     enum verdict v = verdict(c, op, r);
     if (v == VERDICT_WAIT)
         return;
-    if (all_answered(c, op) || (op->linger_until && now >= op->linger_until)) {
+    bool lost = lossy(op, r);
+    if (!op->enough_at)
+        op->enough_at = now;
+    usec_t until = op->enough_at + (lost ? CONTROL_POWER_LINGER_US : CONTROL_SEAL_LINGER_US);
+    if (all_answered(c, op, lost) || now >= until) {
+        if (lost)
+            op->why = "a majority lost its power: it goes on from what is left";
         decide(c, op, v, now);
         return;
     }
-    if (!op->linger_until)
-        op->linger_until = now + CONTROL_SEAL_LINGER_US;
-    op->deadline = op->linger_until;
+    if (op->deadline > until)
+        op->deadline = until;
 }
 
 /* ---- events ---- */
@@ -227,6 +256,7 @@ void seal_answer(struct control *c, struct op *op, const struct replica_sealed *
         }
         a->damaged = m->damaged;
         a->granted = m->granted && (!m->damaged || MUTATED(damaged_counts));
+        a->doubtful = m->doubtful;
         a->last_epoch = m->last_epoch;
         a->last_index = m->last_index;
         if (!m->granted && !m->damaged) { /* a higher promise, or the epoch is taken: above it */

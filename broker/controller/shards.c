@@ -346,6 +346,7 @@ static void on_sealeds(struct shard_peer *s, struct link *link, const struct fra
                                     .last_index = a->last_index,
                                     .commit = a->commit,
                                     .damaged = a->damaged,
+                                    .doubtful = a->doubtful,
                                     .was_leading = a->was_leading};
         control_on_sealed(c->core.control, a->partition, &in, a->unknown, loop_now(c->loop),
                           &c->core.control_effects);

@@ -45,7 +45,7 @@
  *   FLUSH       summary     its number  proven          -
  *   SEGMENTS    0           0           0               (u32 number, u32 end)*
  *   ENTRY       id          its epoch   its index       the entry
- *   PROMISE     id          promise     0               -
+ *   PROMISE     id          promise     boot            -
  *   TRUNCATE    id          0           after           -
  *   CHECKPOINT  id          base epoch  base index      prefix, opaque bytes
  *   DROP        id          promise     0               -
@@ -62,6 +62,9 @@
  * one that follows a full one (ORIGIN_ROTATION), behind the rewritten records in
  * one that was begun by recovery (ORIGIN_RECOVERY); it names the older segments
  * in use, each with the end of what counts in it.
+ *
+ * A PROMISE's boot names the boot of the machine under which the log was last said
+ * to be whole; 0: not said. A checkpoint is followed by one, if that is known.
  *
  * Checkpoint prefix: u32 its size (this field included), u64 promise, u8 flags
  * (1 damaged, 2 promise lost), u64 damaged from, varint count of live runs, each

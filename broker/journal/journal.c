@@ -194,6 +194,7 @@ void journal_abandon(struct journal *j) {
 static void describe(const struct partition *p, struct journal_partition *out) {
     *out = (struct journal_partition){.id = p->id,
                                       .promise = p->promise,
+                                      .boot = p->boot,
                                       .base_index = p->base_index,
                                       .base_epoch = p->base_epoch,
                                       .last_index = partition_last(p),

@@ -110,6 +110,7 @@ void journal_abandon(struct journal *j);
 struct journal_partition {
     uint64_t id;
     uint64_t promise;    /* highest written: promises, entries' epochs, drops */
+    uint64_t boot;       /* as last told by journal_write_boot; 0: never */
     uint64_t base_index; /* the checkpoint's; 0 without one: the log starts at 1 */
     uint64_t base_epoch;
     uint64_t last_index; /* base_index when the log is empty */
@@ -175,6 +176,11 @@ void journal_write_entry(struct journal *j, uint64_t partition, uint64_t epoch, 
                          struct body *body);
 /* Also done by each entry for its own epoch. Lower than the one given: nothing. */
 void journal_write_promise(struct journal *j, uint64_t partition, uint64_t epoch);
+/* Under this boot of the machine (any number but 0 that another boot does not have)
+ * the log is whole: whatever is written to it from now on is lost by a power failure
+ * only, which ends the boot. Stands before what follows in the journal: if that is
+ * found again, so is this. Forgotten by a drop. The same again: nothing. */
+void journal_write_boot(struct journal *j, uint64_t partition, uint64_t boot);
 /* Cut all entries behind after_index, which is >= the base (checked). */
 void journal_write_truncate(struct journal *j, uint64_t partition, uint64_t after_index);
 

@@ -196,7 +196,11 @@ static void apply(struct partition *p, const struct record *record, struct posit
     case RECORD_DAMAGE:
         partition_damage(p, record->index, record->flags & DAMAGE_FLAG_PROMISE_LOST);
         break;
-    default: /* PROMISE: taken up below; STAGED: forgotten at a restart */
+    case RECORD_PROMISE: /* the promise itself is learned from any */
+        if (record->index)
+            p->boot = record->index;
+        break;
+    default: /* STAGED: forgotten at a restart */
         break;
     }
 }

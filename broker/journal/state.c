@@ -265,6 +265,7 @@ void partition_drop(struct state *s, struct partition *p, uint64_t promise) {
     p->base_index = p->base_epoch = 0;
     p->checkpoint = (struct slot){0};
     p->dropped = true;
+    p->boot = 0;
     partition_mend(p);
     if (promise > p->promise || MUTATED(promise_not_in_drop))
         p->promise = MUTATED(promise_not_in_drop) ? 0 : promise;

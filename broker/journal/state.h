@@ -42,6 +42,7 @@ struct live_list { /* ascending by index */
 struct partition {
     uint64_t id;
     uint64_t promise;
+    uint64_t boot;
     uint64_t base_index;
     uint64_t base_epoch;
     struct slot *entries; /* [first .. first+count): index base+1 .. last */

@@ -39,6 +39,19 @@ void journal_write_promise(struct journal *j, uint64_t partition, uint64_t epoch
     journal_put(j, p, &(struct record){.kind = RECORD_PROMISE, .epoch = epoch}, NULL, 0, NULL);
 }
 
+static void put_boot(struct journal *j, struct partition *p) {
+    journal_put(j, p, &(struct record){.kind = RECORD_PROMISE, .epoch = p->promise, .index = p->boot}, NULL,
+                0, NULL);
+}
+
+void journal_write_boot(struct journal *j, uint64_t partition, uint64_t boot) {
+    struct partition *p = partition_get(&j->state, partition);
+    if (p->boot == boot)
+        return;
+    p->boot = boot;
+    put_boot(j, p);
+}
+
 void journal_write_truncate(struct journal *j, uint64_t partition, uint64_t after_index) {
     struct partition *p = partition_get(&j->state, partition);
     CHECK(after_index >= p->base_index);
@@ -173,6 +186,8 @@ enum err journal_put_checkpoint(struct journal *j, struct partition *p, const st
     p->checkpoint = slot_at(at, &r);
     p->reset = at;
     p->ticket = j->state.ticket;
+    if (p->boot) /* what stands before the checkpoint is not read again */
+        put_boot(j, p);
     return ERR_OK;
 }
 

@@ -151,6 +151,7 @@ struct replica {
 
     /* Damage. */
     bool damaged;
+    bool doubtful;      /* damaged in this only, that its end may be missing */
     bool whole_written; /* MARK_WHOLE is in the journal, not yet synced */
     uint64_t damage;
     uint64_t damage_mark; /* 0: MARK_DAMAGED is still to be written */
@@ -173,6 +174,11 @@ struct replica {
     member_t *learners; /* replica_set_learners */
     size_t learners_count;
 };
+
+/* It neither promises nor leads. */
+static inline bool broken(const struct replica *r) {
+    return r->damaged && !r->doubtful;
+}
 
 /* ---- effects.c ---- */
 
@@ -279,6 +285,10 @@ void state_encode(const struct replica_state *state, struct encoder *e);
 void damage_found(struct replica *r, uint64_t index, struct replica_effects *fx);
 /* The mark of a damage that was found at the start, if it is still due. */
 void damage_mark_due(struct replica *r, struct replica_effects *fx);
+/* A commit it knows of is no part of the log any more: it forgets everything. */
+void damage_overruled(struct replica *r, struct replica_effects *fx);
+/* A seal has decided that its log is the one that goes on. */
+void damage_chosen(struct replica *r, struct replica_effects *fx);
 void damage_mending(struct replica *r, const struct replica_append *m);
 void damage_stored(struct replica *r, usec_t now, struct replica_effects *fx);
 

@@ -26,7 +26,7 @@ static void mark_write(struct replica *r, uint64_t from, bool everything, struct
 static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
     bool everything = from <= r->log.base_index || from <= r->log.written_base || r->log.last_index == 0;
     r->damage++;
-    r->whole_written = false;
+    r->doubtful = r->whole_written = false;
     r->mend_to = 0;
     r->damage_mark = r->mark;
     if (!MUTATED(damage_unmarked))
@@ -38,11 +38,23 @@ static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
         forget_everything(r, fx);
 }
 
+/* Nothing has to be marked: the boot of which the journal says that the log was whole is
+ * another one until MARK_WHOLE. What is cut is nothing; it gives a mark to answer behind. */
+static void doubt(struct replica *r, struct replica_effects *fx) {
+    r->damage++;
+    fx_journal(r, fx, REPLICA_TRUNCATE)->index = r->log.last_index;
+    r->damage_mark = r->mark;
+}
+
 /* What stands behind the readable end is cut in the journal too: it must not be
  * found again behind what mending writes. */
 void damage_mark_due(struct replica *r, struct replica_effects *fx) {
     if (!r->damaged || r->damage_mark)
         return;
+    if (r->doubtful) {
+        doubt(r, fx);
+        return;
+    }
     mark(r, r->log.last_index + 1, fx);
     if (r->log.last_index)
         fx_journal(r, fx, REPLICA_TRUNCATE)->index = r->log.last_index;
@@ -59,6 +71,26 @@ void damage_found(struct replica *r, uint64_t index, struct replica_effects *fx)
     if (index <= r->log.last_index)
         log_truncate(r, index - 1, fx);
     r->verified = r->verified < r->log.last_index ? r->verified : r->log.last_index;
+}
+
+void damage_overruled(struct replica *r, struct replica_effects *fx) {
+    struct encoder e = {0};
+    if (r->take.open)
+        take_abandon(r, fx);
+    r->damaged = true;
+    r->owes = false;
+    mark(r, 0, fx);
+    r->commit = r->applied = r->verified = r->answered = 0;
+    core_encode(r, 0, &e);
+    fx_push(fx, REPLICA_INSTALLED)->install.state = encoder_body(&e);
+}
+
+void damage_chosen(struct replica *r, struct replica_effects *fx) {
+    if (!r->doubtful)
+        return;
+    fx_journal(r, fx, REPLICA_MARK_WHOLE);
+    r->damaged = r->doubtful = r->whole_written = false;
+    r->mend_to = 0;
 }
 
 void replica_unreadable(struct replica *r, uint64_t index, usec_t now, struct replica_effects *fx) {
@@ -85,8 +117,9 @@ void damage_stored(struct replica *r, usec_t now, struct replica_effects *fx) {
     }
     if (!r->whole_written || r->synced_mark < r->whole_mark)
         return;
-    r->damaged = r->whole_written = false;
+    if (!r->doubtful)
+        fx_push(fx, REPLICA_REPORT_MENDED);
+    r->damaged = r->doubtful = r->whole_written = false;
     r->mend_to = 0;
     r->owes = r->follow_epoch == r->promise; /* tell the leader */
-    fx_push(fx, REPLICA_REPORT_MENDED);
 }

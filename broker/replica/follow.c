@@ -111,6 +111,23 @@ static bool previous_matches(const struct replica *r, const struct replica_appen
     return m->prev_index <= r->log.last_index && log_epoch_at(&r->log, m->prev_index) == m->prev_epoch;
 }
 
+/* Durability written: a majority lost its power at once, and the log went on from what
+ * was left of it (replica.h). So not all that was committed here is part of it. */
+static bool overruled(const struct replica *r, const struct replica_append *m) {
+    uint64_t committed = committed_here(r);
+    uint64_t known = log_epoch_at(&r->log, m->prev_index);
+    if (r->synced || m->prev_index > committed)
+        return false;
+    if (known && known != m->prev_epoch)
+        return true;
+    for (size_t i = 0; i < m->count && m->entries[i].index <= committed; i++) {
+        known = log_epoch_at(&r->log, m->entries[i].index);
+        if (known && known != m->entries[i].epoch)
+            return true;
+    }
+    return false;
+}
+
 /* The first entry of m that the log does not have; count: it has all. */
 static size_t first_new(const struct replica *r, const struct replica_append *m) {
     uint64_t committed = committed_here(r);
@@ -176,6 +193,10 @@ void replica_on_append(struct replica *r, const struct replica_append *m, usec_t
         return;
     }
     bool due = follow(r, m->epoch, m->from, fx);
+    if (overruled(r, m)) {
+        damage_overruled(r, fx); /* records the promise */
+        return;
+    }
     if (previous_matches(r, m)) {
         accept(r, m, due, fx);
         damage_stored(r, now, fx);

@@ -17,7 +17,7 @@ void report_again(struct replica *r, usec_t now, struct replica_effects *fx) {
     r->report_at = USEC_NEVER;
     if (r->leading && r->record.activating && r->activated)
         fx_epoch(fx, REPLICA_REPORT_ACTIVATED, r->epoch);
-    else if (r->damaged)
+    else if (broken(r))
         fx_push(fx, REPLICA_REPORT_DAMAGED);
     else if (r->cannot && r->promise > r->record.epoch)
         fx_push(fx, REPLICA_REPORT_SUPERSEDED)->promise.epoch = r->promise;
@@ -166,6 +166,7 @@ static void lead(struct replica *r, usec_t now, struct replica_effects *fx) {
     struct entry entry = {.index = r->epoch_index, .epoch = r->epoch, .type = ENTRY_EPOCH};
     log_append(r, &entry, fx);
     r->promise_mark = r->mark;
+    damage_chosen(r, fx);
     lead_peers(r);
     fx_epoch(fx, REPLICA_LEADING, r->epoch);
 }
@@ -179,7 +180,7 @@ void lead_stop(struct replica *r, struct replica_effects *fx) {
 
 static bool can_lead(const struct replica *r) {
     const struct replica_record *record = &r->record;
-    return !r->damaged && !r->take.installing && r->promise <= record->epoch &&
+    return !broken(r) && !r->take.installing && r->promise <= record->epoch &&
            ((r->log.last_epoch < record->epoch && r->log.last_epoch == record->last_epoch &&
              r->log.last_index == record->last_index) ||
             (MUTATED(leads_again) && r->log.last_epoch == record->epoch));

@@ -37,7 +37,8 @@ struct replica *replica_new(const struct replica_options *options, const struct 
     }
     r->commit = r->applied = state->base_index;
     r->epoch = r->log.last_epoch;
-    r->damaged = state->damaged;
+    r->doubtful = state->doubtful && !state->damaged;
+    r->damaged = state->damaged || state->doubtful;
     r->damage = state->damage;
     r->report_at = USEC_NEVER;
     return r;
@@ -182,6 +183,15 @@ uint64_t replica_epoch_at(const struct replica *r, uint64_t index) {
 
 bool replica_damaged(const struct replica *r) {
     return r->damaged;
+}
+
+bool replica_doubtful(const struct replica *r) {
+    return r->doubtful;
+}
+
+/* An empty log has answered for nothing: its first entry is an EPOCH, which is synced. */
+bool replica_doubts(bool written, uint64_t boot_then, uint64_t boot_now, uint64_t last_index) {
+    return written && boot_now && boot_then != boot_now && last_index > 0;
 }
 
 bool replica_counts(const struct replica *r) {

@@ -98,6 +98,7 @@ struct replica_state {
     struct replica_set config; /* metadata group: voters as of base_index */
     bool damaged;              /* something at or behind the end given here is unreadable, or the last of */
                                /* MARK_DAMAGED and MARK_WHOLE in the journal is MARK_DAMAGED */
+    bool doubtful;             /* all of it can be read, but its end may be missing: see replica_doubts */
     uint64_t damage; /* above the number of each MARK_DAMAGED so far, and growing with each start: */
                      /* the journal's start counter, shifted up by 20 bits, will do */
 };
@@ -156,6 +157,7 @@ struct replica_sealed {
     uint64_t promise; /* given now, or the higher one given before */
     uint64_t last_epoch, last_index, commit;
     bool damaged;     /* does not count as an answer */
+    bool doubtful;    /* the promise counts; the log may have lost its end: see replica_doubts */
     bool was_leading; /* it led until this seal: no lease to wait for */
 };
 
@@ -189,12 +191,12 @@ struct replica_pieced {
     X(TRUNCATE)     /* index: journal, entries above it are gone */                                          \
     X(PROMISE)      /* promise, candidate: journal */                                                        \
     X(MARK_DAMAGED) /* damage: journal; recovery gives state.damaged until MARK_WHOLE */                     \
-    X(MARK_WHOLE)   /* journal: mended */                                                                    \
+    X(MARK_WHOLE)   /* journal: mended, and whole under this boot */                                         \
     X(STAGE)        /* entry: journal as staged batch: the log's end does not move */                        \
     X(UNSTAGE)      /* what was staged is not wanted any more (a restart drops it likewise) */               \
     X(INSTALL)      /* checkpoint received whole: journal writes it with its live list in place of */        \
                     /* checkpoint and log; staged batches of that list become the live ones */               \
-    X(INSTALLED)    /* the checkpoint is durable: restore the state machine from it now */                   \
+    X(INSTALLED)    /* restore the state machine from it now; no bytes behind replica's: it starts empty */  \
     X(APPLY)        /* entry: committed, in order, once */                                                   \
     X(FETCH)        /* from, to, reader: read entries from the journal, then replica_fetched() */            \
     X(SNAPSHOT)     /* peer: give a checkpoint of the state machine with replica_snapshot() */               \
@@ -264,6 +266,29 @@ struct replica_effects {
 };
 void replica_effects_clear(struct replica_effects *fx); /* keeps the memory */
 void replica_effects_free(struct replica_effects *fx);
+
+/* ---- durability written ----
+ *
+ * What is written and not synced survives the process and dies with the machine's
+ * power. So a copy of a mailbox of durability written that comes back under another
+ * boot is doubtful: what it once answered for may be missing at its end, and nobody
+ * can tell. It is as a damaged copy (fed, counted by no leader, until it has stored
+ * all that a leader named after it said so), with two differences, both safe because
+ * promises and EPOCH entries are synced in every durability:
+ *  - It promises, and its promise counts: no older epoch can commit past it. What it
+ *    says of its log counts as far as it goes: whatever its last entry's epoch began
+ *    with stands before it. Who seals needs promises of a majority and logs of so many
+ *    whole copies that none of the set's majorities is without one of them; the longest
+ *    of all these logs, a doubtful one too, then has all that was committed.
+ *  - Only when a majority of the set is doubtful (it lost power at once) can waiting not
+ *    help: no majority of whole copies is left. Then the longest log of those that can be
+ *    asked leads. Receipts may be lost; what else the cluster promises is kept. A copy
+ *    that knows of a commit that the new log does not have forgets all it has, and is
+ *    fed anew. */
+
+/* The rule for a copy at its start: does its end count? boot_then: as it was last known
+ * to be whole (journal_write_boot), 0: never; boot_now: 0 if it cannot be known. */
+bool replica_doubts(bool written, uint64_t boot_then, uint64_t boot_now, uint64_t last_index);
 
 /* ---- life ---- */
 
@@ -350,7 +375,8 @@ uint64_t replica_commit(const struct replica *r);
 uint64_t replica_applied(const struct replica *r);
 uint64_t replica_base(const struct replica *r);
 uint64_t replica_epoch_at(const struct replica *r, uint64_t index); /* 0: not known */
-bool replica_damaged(const struct replica *r);
+bool replica_damaged(const struct replica *r);                      /* or doubtful */
+bool replica_doubtful(const struct replica *r);
 bool replica_counts(const struct replica *r); /* whole: not damaged, not installing */
 member_t replica_self(const struct replica *r);
 /* Voters in force (metadata group: newest CONFIG in the log). */

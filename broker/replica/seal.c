@@ -34,7 +34,8 @@ static struct replica_sealed *answer(struct replica *r, uint64_t token, uint64_t
                                  .last_epoch = r->log.last_epoch,
                                  .last_index = r->log.last_index,
                                  .commit = r->commit,
-                                 .damaged = r->damaged,
+                                 .damaged = broken(r),
+                                 .doubtful = r->doubtful,
                                  .was_leading = r->ceded};
     return a;
 }
@@ -81,7 +82,7 @@ void replica_on_seal(struct replica *r, const struct replica_seal *m, usec_t now
     damage_mark_due(r, fx);
     if (m->to != r->self)
         return;
-    if ((r->damaged && !MUTATED(damaged_counts)) || refuses(r, m->epoch, m->candidate)) {
+    if ((broken(r) && !MUTATED(damaged_counts)) || refuses(r, m->epoch, m->candidate)) {
         answer(r, m->token, m->epoch, fx);
         return;
     }
@@ -99,7 +100,7 @@ void seal_stored(struct replica *r, struct replica_effects *fx) {
             r->seals[kept++] = *seal;
             continue;
         }
-        bool granted = (!r->damaged || MUTATED(damaged_counts)) && seal->epoch == r->promise &&
+        bool granted = (!broken(r) || MUTATED(damaged_counts)) && seal->epoch == r->promise &&
                        seal->epoch > r->log.last_epoch;
         answer(r, seal->token, seal->epoch, fx)->granted = granted;
     }

@@ -313,6 +313,7 @@ void orders_sealed(struct hosted *h, const struct replica_sealed *a) {
     m->last_index = a->last_index;
     m->commit = a->commit;
     m->damaged = a->damaged;
+    m->doubtful = a->doubtful;
     m->was_leading = a->was_leading;
 }
 

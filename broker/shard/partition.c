@@ -135,9 +135,10 @@ static void installed(struct partition *p, const struct replica_effect *e) {
     struct decoder d = decoder_of(e->install.state->data, e->install.state->size);
     struct replica_state head;
     struct mailbox *fresh = mailbox_of(p);
-    /* the leader encoded it and the link checked every piece: a bug if it does not read */
+    /* the leader encoded it and the link checked every piece: a bug if it does not read;
+     * no bytes behind the head: this copy has to forget all (replica/damage.c) */
     CHECK(replica_decode(&d, &head));
-    CHECK(mailbox_restore(fresh, &d));
+    CHECK(!decoder_left(&d) || mailbox_restore(fresh, &d));
     free((void *)(uintptr_t)head.epochs);
     mailbox_free(p->mailbox);
     p->mailbox = fresh;

@@ -167,6 +167,7 @@ struct shard {
     struct journal *journal;
     member_t self;
     uint64_t starts;
+    uint64_t boot; /* of the machine; 0: not known */
     bool stopping;
 
     struct listener *tcp;

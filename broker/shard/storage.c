@@ -86,6 +86,20 @@ static void on_synced(struct loop_event *event) {
 
 /* ---- writing ---- */
 
+static bool written(const struct hosted *h) {
+    return h->settings.durability == DURABILITY_WRITTEN;
+}
+
+static void write_whole(struct hosted *h) {
+    struct shard *s = h->shard;
+    struct journal_partition jp = {0};
+    journal_get(s->journal, h->id, &jp);
+    if (written(h) && s->boot)
+        journal_write_boot(s->journal, h->id, s->boot);
+    if (jp.damaged)
+        journal_write_mended(s->journal, h->id);
+}
+
 void storage_write(struct hosted *h, const struct replica_effect *e) {
     struct journal *j = h->shard->journal;
     switch (e->type) {
@@ -107,7 +121,7 @@ void storage_write(struct hosted *h, const struct replica_effect *e) {
         journal_write_damage(j, h->id, e->damage.everything ? 1 : e->damage.from);
         break;
     case REPLICA_MARK_WHOLE:
-        journal_write_mended(j, h->id);
+        write_whole(h);
         break;
     case REPLICA_UNSTAGE:
         journal_forget_staged(j, h->id);
@@ -213,6 +227,22 @@ void storage_reclaim(struct shard *s) {
 
 /* ---- recovery ---- */
 
+/* Of the boot's id, which the kernel draws, 64 bits; 0: there is none to read. */
+static uint64_t boot_of_machine(void) {
+    unsigned long long high = 0;
+    unsigned middle = 0, low = 0;
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+    int fields = f ? fscanf(f, "%8llx-%4x-%4x", &high, &middle, &low) : 0;
+    if (f)
+        fclose(f);
+    if (fields != 3) {
+        log_error("the machine's boot id cannot be read: after a power failure, mailboxes of durability "
+                  "written may take what is lost for whole");
+        return 0;
+    }
+    return (uint64_t)high << 32 | (uint64_t)middle << 16 | low;
+}
+
 bool storage_open(struct shard *s, struct err_detail *detail) {
     char folder[CONFIG_PATH_BYTES_MAX + 32];
     snprintf(folder, sizeof folder, "%s/shard-%u", s->config->data, child_index(s->child));
@@ -233,6 +263,7 @@ bool storage_open(struct shard *s, struct err_detail *detail) {
         return false;
     s->self = recovered.identity;
     s->starts = recovered.start;
+    s->boot = boot_of_machine();
     log_info("journal %s: %zu partitions, %zu segments, start %" PRIu64 "%s%s", folder, recovered.partitions,
              recovered.segments, recovered.start, recovered.created ? ", new" : "",
              recovered.damaged ? ", DAMAGED" : "");
@@ -304,6 +335,7 @@ static struct partition *recover(struct shard *s, struct hosted *h, struct journ
     state.base_index = jp->base_index;
     state.base_epoch = jp->base_epoch;
     state.damaged = jp->damaged;
+    state.doubtful = replica_doubts(written(h), jp->boot, s->boot, jp->last_index);
     state.damage = s->starts << DAMAGE_START_SHIFT;
     if (jp->promise > state.promise)
         state.promise = jp->promise;
@@ -338,6 +370,8 @@ bool storage_partition(struct shard *s, struct hosted *h) {
     }
     h->partition->user = h;
     journal_set_aside(s->journal, h->id, false);
+    if (written(h) && s->boot && !replica_damaged(h->partition->replica))
+        journal_write_boot(s->journal, h->id, s->boot);
     partition_time(h->partition, loop_now(s->loop), loop_wall(s->loop));
     h->flushed_mark = replica_mark(h->partition->replica);
     return true;

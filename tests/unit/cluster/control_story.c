@@ -392,6 +392,12 @@ void kill_node(struct story *s, unsigned n, bool seen) {
     told_changes(s, &changes);
 }
 
+void power_off(struct story *s, unsigned n, uint64_t entries) {
+    kill_node(s, n, true);
+    for (unsigned i = 0; i < s->shards; i++)
+        world_power_lost(s->world, shard_of(n, i), entries);
+}
+
 /* A shard that restarts is told its records again by its node's controller. */
 void start_node(struct story *s, unsigned n) {
     for (unsigned i = 0; i < s->shards; i++) {

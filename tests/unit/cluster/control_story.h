@@ -62,6 +62,8 @@ bool led(const struct story *s, uint64_t partition);
 void expect_all_led(const struct story *s, const char *when);
 void kill_node(struct story *s, unsigned n, bool seen);
 void start_node(struct story *s, unsigned n);
+/* Killed, and `entries` of each log are lost. */
+void power_off(struct story *s, unsigned n, uint64_t entries);
 unsigned leaders_on(const struct story *s, unsigned n);
 unsigned replicas_on(const struct story *s, unsigned n);
 void create_many(struct story *s, unsigned count);

@@ -254,6 +254,83 @@ Test(control, an_operator_goes_on_from_one_copy_accepting_loss) {
     end(s);
 }
 
+/* ---- durability written: machines lose their power (replica.h) ---- */
+
+static struct story *three_with_messages(uint64_t seed) {
+    struct story *s = tell(3, seed);
+    create(s, "orders", 1, 3);
+    for (int i = 0; i < 5; i++)
+        publish_all(s);
+    world_run(s->world, MS(100));
+    return s;
+}
+
+static unsigned leader_node(const struct story *s) {
+    return metadata_node_of(s->m, record(s, 1)->leader, &(int){0})->id;
+}
+
+Test(control, a_copy_that_lost_its_power_is_no_part_of_a_majority_of_logs) {
+    struct story *s = three_with_messages(21);
+    unsigned leader = leader_node(s), other = leader % 3 + 1;
+    kill_node(s, leader, true);
+    power_off(s, other, 3);
+    start_node(s, other);
+    world_run(s->world, 5 * USEC_S);
+    cr_expect_not(led(s, 1), "what only those two had stored might be lost");
+    start_node(s, leader); /* its process had died, no more */
+    world_run(s->world, MS(500));
+    expect_all_led(s, "with two whole copies");
+    cr_expect_geq(replica_commit(world_copy(world_host(s->world, record(s, 1)->leader), 1)->r),
+                  s->oracle[1].furthest);
+    end(s);
+}
+
+/* Of four, two whole copies are a part of each majority; a doubtful one's promise makes three. */
+Test(control, an_even_set_needs_fewer_logs_than_promises) {
+    struct story *s = tell(4, 22);
+    create(s, "orders", 1, 4);
+    publish_all(s);
+    world_run(s->world, MS(100));
+    unsigned leader = leader_node(s), other = leader % 4 + 1;
+    kill_node(s, leader, true);
+    power_off(s, other, 1);
+    start_node(s, other);
+    world_run(s->world, MS(500));
+    expect_all_led(s, "by two whole copies and one promise more");
+    end(s);
+}
+
+Test(control, without_a_majority_of_whole_copies_the_longest_log_leads) {
+    struct story *s = three_with_messages(23);
+    unsigned leader = leader_node(s);
+    power_off(s, 1, 1);
+    power_off(s, 2, 1);
+    power_off(s, 3, 1);
+    memset(s->oracle, 0, sizeof s->oracle); /* the last message of each is lost */
+    start_node(s, leader);
+    start_node(s, leader % 3 + 1);
+    world_run(s->world, USEC_S);
+    cr_expect_not(led(s, 1), "the third may have more");
+    world_run(s->world, 3 * USEC_S);
+    expect_all_led(s, "and is not waited for long");
+    start_node(s, (leader + 1) % 3 + 1);
+    world_run(s->world, 2 * USEC_S);
+    for (unsigned n = 1; n <= 3; n++)
+        cr_expect_not(replica_damaged(world_copy(world_host(s->world, shard_of(n, 0)), 1)->r));
+    end(s);
+}
+
+Test(control, all_back_after_a_power_failure_of_all_lead_at_once) {
+    struct story *s = three_with_messages(24);
+    for (unsigned n = 1; n <= 3; n++)
+        power_off(s, n, 0);
+    for (unsigned n = 1; n <= 3; n++)
+        start_node(s, n);
+    world_run(s->world, MS(500));
+    expect_all_led(s, "everybody has answered");
+    end(s);
+}
+
 Test(control, a_partition_that_crashes_its_leaders_is_quarantined_and_released) {
     struct story *s = tell(3, 14);
     create(s, "poison", 1, 3);

@@ -113,6 +113,7 @@ static void copy_open(struct copy *c) {
                                   .candidate = c->candidate,
                                   .entries = c->entries,
                                   .entries_count = c->entries_count,
+                                  .doubtful = c->doubtful,
                                   .damage = c->host->life << 20};
     c->applied = 0;
     c->r = replica_new(&options, &state);
@@ -176,6 +177,18 @@ void world_kill(struct world *w, member_t m) {
         c->r = NULL;
     }
     peers_told(w, m, false);
+}
+
+void world_power_lost(struct world *w, member_t m, uint64_t entries) {
+    struct host *h = world_host(w, m);
+    cr_assert_not(h->alive);
+    for (struct copy *c = h->copies; c; c = c->next) {
+        for (size_t i = 0; i < c->entries_count; i++) /* what an entry implies is synced */
+            c->promise = c->entries[i].epoch > c->promise ? c->entries[i].epoch : c->promise;
+        c->doubtful = c->entries_count > 0;
+        for (; entries && c->entries_count && c->entries[c->entries_count - 1].type != ENTRY_EPOCH; entries--)
+            entries_cut(c, c->entries_count - 1);
+    }
 }
 
 void world_start(struct world *w, member_t m) {
@@ -287,8 +300,10 @@ static void do_effect(struct copy *c, struct replica_effect *e) {
         c->applied = e->entry.index;
         c->host->world->hooks.effect(c->host->world->ctx, c, e);
         break;
-    case REPLICA_MARK_DAMAGED:
     case REPLICA_MARK_WHOLE:
+        c->doubtful = false;
+        break;
+    case REPLICA_MARK_DAMAGED:
         break;
     default:
         c->host->world->hooks.effect(c->host->world->ctx, c, e);

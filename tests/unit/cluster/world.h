@@ -22,6 +22,7 @@ struct copy {
     uint64_t promise;
     member_t candidate;
     uint64_t applied;
+    bool doubtful; /* lost its power since it was whole */
     struct host *host;
     struct copy *next;
 };
@@ -54,6 +55,8 @@ struct copy *world_copy(struct host *h, uint64_t partition);
 struct copy *world_copy_make(struct host *h, uint64_t partition);
 void world_drop(struct copy *c); /* data gone, promise stays */
 void world_kill(struct world *w, member_t m);
+/* Between kill and start: the machine's power went, each copy's log is a little shorter. */
+void world_power_lost(struct world *w, member_t m, uint64_t entries);
 void world_start(struct world *w, member_t m); /* copies recover from what they had written */
 void world_cut(struct world *w, member_t a, member_t b, bool cut);
 bool world_cut_off(const struct world *w, member_t a, member_t b);

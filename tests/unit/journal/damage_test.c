@@ -294,3 +294,34 @@ Test(damage, is_kept_until_mended) {
     cr_assert(rig_has(&r, A, 1, 2, 60));
     rig_free(&r);
 }
+
+/* The boot under which a log was last whole: through restarts, checkpoints and reclaim;
+ * never newer than what the log has. */
+Test(boot, is_kept_until_dropped) {
+    struct rig r;
+    struct journal_partition p;
+    rig_new(&r);
+    cr_assert_eq(rig_open(&r), ERR_OK);
+    rig_entry(&r, A, 1, 1, 50);
+    rig_sync(&r);
+    cr_assert(journal_get(r.journal, A, &p) && p.boot == 0, "never told");
+    journal_write_boot(r.journal, A, 77);
+    rig_abandon(&r);
+    cr_assert_eq(rig_open(&r), ERR_OK);
+    cr_assert(journal_get(r.journal, A, &p) && p.boot == 0, "never synced");
+    journal_write_boot(r.journal, A, UINT64_MAX);
+    rig_reopen(&r);
+    cr_assert(journal_get(r.journal, A, &p) && p.boot == UINT64_MAX && p.promise == 1);
+    journal_write_checkpoint(r.journal, A, &(struct journal_checkpoint){.base_index = 1, .base_epoch = 1});
+    for (uint64_t i = 2; i < 40; i++)
+        rig_entry(&r, A, 1, i, 900);
+    rig_sync(&r);
+    journal_write_checkpoint(r.journal, A, &(struct journal_checkpoint){.base_index = 39, .base_epoch = 1});
+    rig_reclaim(&r, NULL, NULL);
+    rig_reopen(&r);
+    cr_assert(journal_get(r.journal, A, &p) && p.boot == UINT64_MAX && p.last_index == 39);
+    journal_write_drop(r.journal, A, 2);
+    rig_reopen(&r);
+    cr_assert(journal_get(r.journal, A, &p) && p.boot == 0 && p.promise == 2);
+    rig_free(&r);
+}

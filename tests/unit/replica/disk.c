@@ -34,7 +34,8 @@ struct disk disk_copy(const struct disk *d) {
                         .base_index = d->base_index,
                         .base_epoch = d->base_epoch,
                         .checkpoint = body_keep(d->checkpoint),
-                        .damaged = d->damaged};
+                        .damaged = d->damaged,
+                        .doubtful = d->doubtful};
     for (size_t i = 0; i < d->count; i++)
         entry_push(&copy.entries, &copy.count, &copy.capacity, &d->entries[i]);
     for (size_t i = 0; i < d->live_count; i++)
@@ -116,7 +117,7 @@ void replay(struct disk *d, const struct record *r) {
         d->damaged = true;
         break;
     case R_WHOLE:
-        d->damaged = false;
+        d->damaged = d->doubtful = false;
         break;
     case R_STAGE:
         entry_push(&d->staged, &d->staged_count, &d->staged_capacity, &r->entry);

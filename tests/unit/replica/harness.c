@@ -239,6 +239,7 @@ static void start(struct harness *h, struct node *n) {
     state.entries = entries;
     state.entries_count = d->count;
     state.damaged = d->damaged;
+    state.doubtful = d->doubtful;
     state.damage = ++n->starts << 20;
     struct replica_options options = h->options;
     options.self = n->id;
@@ -321,8 +322,7 @@ void restart(struct harness *h, member_t id) {
         }
 }
 
-void damage(struct harness *h, member_t id, size_t entries, bool checkpoint_lost) {
-    struct node *n = node_of(h, id);
+static void cut_disk(struct node *n, size_t entries, bool checkpoint_lost) {
     struct disk *d = &n->disk;
     cr_assert(!n->alive);
     for (size_t i = 0; i < d->count; i++) /* what the entries implied is known from elsewhere */
@@ -338,13 +338,29 @@ void damage(struct harness *h, member_t id, size_t entries, bool checkpoint_lost
         d->checkpoint = NULL;
         d->base_index = d->base_epoch = 0;
     }
-    d->damaged = true;
-    /* From now on the journal begins like this. */
+}
+
+/* From now on the journal begins with what is on the disk. */
+static void begin_anew(struct node *n) {
     while (n->count)
         record_free(&n->journal[--n->count]);
     n->synced = 0;
     disk_free(&n->floor);
-    n->floor = disk_copy(d);
+    n->floor = disk_copy(&n->disk);
+}
+
+void damage(struct harness *h, member_t id, size_t entries, bool checkpoint_lost) {
+    struct node *n = node_of(h, id);
+    cut_disk(n, entries, checkpoint_lost);
+    n->disk.damaged = true;
+    begin_anew(n);
+}
+
+void power_lost(struct harness *h, member_t id, size_t entries) {
+    struct node *n = node_of(h, id);
+    cut_disk(n, entries, false);
+    n->disk.doubtful = true;
+    begin_anew(n);
 }
 
 /* ---- events ---- */

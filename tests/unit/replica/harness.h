@@ -32,6 +32,7 @@ struct disk {
     struct entry *staged;
     size_t staged_count, staged_capacity;
     bool damaged;
+    bool doubtful;
 };
 
 enum record_type {
@@ -143,6 +144,8 @@ void restart(struct harness *h, member_t id);
 /* Cuts the disk of a node that is not alive to `entries` readable entries behind
  * its checkpoint, or takes that away too. */
 void damage(struct harness *h, member_t id, size_t entries, bool checkpoint_lost);
+/* The machine of a node that is not alive lost its power: `entries` of its log are left. */
+void power_lost(struct harness *h, member_t id, size_t entries);
 void seal(struct harness *h, member_t id, uint64_t epoch, member_t candidate);
 bool longer(const struct replica_sealed *a, const struct replica_sealed *b);
 
