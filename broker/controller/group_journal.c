@@ -247,9 +247,11 @@ void group_recover(struct core *c, bool found) {
     read_vote(c, &state);
     struct entry *entries = log_of(c, &jp, &state.entries_count);
     state.entries = entries;
-    /* a founder that had begun (or begins now) and has no voters in its log yet
-     * is its own only voter: see forming.c */
-    if (state.config.count == 0 && (found || (c->founder && state.entries_count > 0)))
+    /* a founder that had begun (or begins now) and has no voters in its log yet is its
+     * own only voter: see forming.c. That it had begun its vote for itself proves, with
+     * or without an entry; entries alone prove nothing: a founder whose disk was
+     * replaced gets them from the others. */
+    if (state.config.count == 0 && (found || (c->founder && state.promise && state.candidate == c->self)))
         state.config = (struct replica_set){.count = 1, .members = {c->self}};
     c->replica = replica_new(
         &(struct replica_options){.self = c->self, .synced = true, .config_in_log = true}, &state);

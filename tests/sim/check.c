@@ -87,6 +87,7 @@ struct log {
 };
 
 struct checker {
+    struct replica_set voters; /* of the metadata group, as committed last */
     struct sim *sim;
     struct log *logs; /* by partition's id */
 };
@@ -228,6 +229,23 @@ static void commit_drop(struct sim *s, struct log *l, const struct entry *e) {
     l->purged_below = l->next_offset;
 }
 
+/* One at a time: two majorities that follow each other share a member. */
+static void commit_voters(struct sim *s, const struct entry *e) {
+    struct checker *c = s->checker;
+    struct replica_set next;
+    uint32_t gone = 0, new = 0;
+    CHECK(replica_config_decode(e->body, &next));
+    for (uint32_t i = 0; i < c->voters.count; i++)
+        gone += !replica_set_has(&next, c->voters.members[i]);
+    for (uint32_t i = 0; i < next.count; i++)
+        new += !replica_set_has(&c->voters, next.members[i]);
+    if (c->voters.count && gone + new > 1)
+        sim_violation(s, "agreement", "entry %llu changes %u voters of the metadata group at once",
+                      (unsigned long long)e->index, gone + new);
+    c->voters = next;
+    sim_count(s, RARE_voter_changes);
+}
+
 void checker_apply(struct process *p, uint64_t partition, const struct entry *e) {
     struct log *l = log_of(p->sim, partition);
     struct slot *slot = slot_of(l, e->index);
@@ -249,6 +267,8 @@ void checker_apply(struct process *p, uint64_t partition, const struct entry *e)
     l->applied = e->index;
     if (e->type == ENTRY_BATCH && partition)
         commit_batch(p->sim, l, partition, e);
+    if (e->type == ENTRY_CONFIG && !partition)
+        commit_voters(p->sim, e);
     if (e->type == ENTRY_DROP && partition)
         commit_drop(p->sim, l, e);
     if (e->type == ENTRY_SUBSCRIBE && partition)

@@ -20,6 +20,11 @@ bool controller_leads(const struct process *p) {
     return p->controller->core.leads;
 }
 
+bool controller_voter(const struct process *p, member_t m) {
+    const struct replica *r = p->controller->core.replica;
+    return replica_set_has(replica_voters(r), m) || replica_config_index(r) > replica_commit(r);
+}
+
 const struct metadata *controller_metadata(const struct process *p) {
     return p->controller->core.metadata;
 }
@@ -282,6 +287,7 @@ static void introduce(struct controller *c, int other) {
         return;
     }
     m->introduce.empty = c->core.empty;
+    m->introduce.joins = sim_of(c)->nodes[c->process->node].joins;
     m->introduce.cluster_id = metadata_cluster_id(c->core.metadata);
     network_send(c->process, other, m);
 }
@@ -305,19 +311,21 @@ static void propose(struct controller *c, const struct command *command) {
 }
 
 /* The leading controller: is what this node says of itself committed? */
-static void commit_node(struct controller *c, const struct node_info *info) {
+static void commit_node(struct controller *c, const struct node_info *info, bool joins) {
     const struct metadata_node *known = metadata_node_named(c->core.metadata, info->name);
-    if (!c->core.leads || !metadata_cluster_id(c->core.metadata) || !known || same_node(&known->info, info))
+    if (!c->core.leads || !metadata_cluster_id(c->core.metadata) || (!known && !joins) ||
+        (known && same_node(&known->info, info)))
         return;
     sim_count(sim_of(c), RARE_newcomers);
-    sim_trace(sim_of(c), "%s: node %s comes back with another identity", c->process->name, info->name);
+    sim_trace(sim_of(c), "%s: node %s %s", c->process->name, info->name,
+              known ? "comes back with another identity" : "joins");
     struct command command = {.type = COMMAND_NODE_SET, .node = *info};
     propose(c, &command);
 }
 
 static bool all_empty(struct controller *c) {
     for (int i = 0; i < sim_of(c)->nodes_count; i++) {
-        if (i == c->process->node)
+        if (i == c->process->node || sim_of(c)->nodes[i].joins)
             continue;
         if (!c->process->ends[sim_controller(sim_of(c), i)->id].up || !c->introductions[i].known ||
             !c->introductions[i].empty)
@@ -332,14 +340,14 @@ static void propose_form(struct controller *c) {
     if (c->formed_proposed || !own_node(c, &own))
         return;
     for (int i = 0; i < sim_of(c)->nodes_count; i++)
-        if (i != c->process->node && !c->introductions[i].known)
+        if (i != c->process->node && !sim_of(c)->nodes[i].joins && !c->introductions[i].known)
             return;
     struct node_info *nodes = xcalloc((size_t)sim_of(c)->nodes_count, sizeof *nodes);
     for (int i = 0; i < sim_of(c)->nodes_count; i++)
-        nodes[i] = i == c->process->node ? own : c->introductions[i].node;
+        if (!sim_of(c)->nodes[i].joins)
+            nodes[form.form.count++] = i == c->process->node ? own : c->introductions[i].node;
     strcpy(form.form.cluster, "sim");
     form.form.cluster_id = rng_next(&sim_of(c)->rng) | 1;
-    form.form.count = (uint32_t)sim_of(c)->nodes_count;
     form.form.nodes = nodes;
     propose(c, &form);
     free(nodes);
@@ -351,11 +359,11 @@ static void forming_check(struct controller *c) {
     if (!own_node(c, &own))
         return;
     if (formed && c->core.leads) {
-        commit_node(c, &own);
+        commit_node(c, &own, false);
         for (int i = 0; i < sim_of(c)->nodes_count; i++)
             if (i != c->process->node && c->introductions[i].known &&
                 c->process->ends[sim_controller(sim_of(c), i)->id].up)
-                commit_node(c, &c->introductions[i].node);
+                commit_node(c, &c->introductions[i].node, c->introductions[i].joins);
     } else if (!formed && c->core.leads) {
         propose_form(c);
     } else if (!formed && c->core.empty && c->process->node == 0 && all_empty(c)) {
@@ -394,8 +402,9 @@ static void on_introduce(struct controller *c, int from, const struct message *m
     c->introductions[node].known = true;
     c->introductions[node].node = m->introduce.node;
     c->introductions[node].empty = m->introduce.empty;
+    c->introductions[node].joins = m->introduce.joins;
     c->introductions[node].cluster_id = m->introduce.cluster_id;
-    commit_node(c, &m->introduce.node);
+    commit_node(c, &m->introduce.node, m->introduce.joins);
     forming_check(c);
 }
 
@@ -485,15 +494,26 @@ static void peers_down(void *host) {
     }
 }
 
+/* Whatever way it has come about, by entries or by a checkpoint. */
+static void check_state(struct controller *c, uint64_t index) {
+    struct encoder e = {0};
+    metadata_encode(c->core.metadata, &e);
+    checker_state(c->process, GROUP_PARTITION, index, &e);
+    encoder_free(&e);
+}
+
 static void changed(void *host, const struct metadata_changes *changes) {
     struct controller *c = host;
     if (changes->everything || changes->nodes_count)
         peers_refresh(c);
     shards_changed(c, changes);
+    if (changes->everything && metadata_index(c->core.metadata))
+        check_state(c, metadata_index(c->core.metadata));
 }
 
 static void applied(void *host, uint64_t index, const struct metadata_result *result) {
-    (void)host, (void)index, (void)result;
+    (void)result;
+    check_state(host, index);
 }
 
 static void leads(void *host) {

@@ -15,7 +15,7 @@ enum {
 struct introduction {
     bool known;
     struct node_info node;
-    bool empty;
+    bool empty, joins;
     uint64_t cluster_id;
 };
 

@@ -200,30 +200,21 @@ static void do_wipe(struct sim *s) {
     }
 }
 
-static void set_node_state(struct sim *s, int node, enum node_state state) {
-    struct process *p = sim_leading_controller(s);
-    struct command command = {.type = COMMAND_NODE_STATE, .node_state = {.state = state}};
-    if (!p)
-        return;
-    strcpy(command.node_state.name, s->nodes[node].name);
-    controller_request(p, &command);
-}
-
 /* Again and again, until it is so: nobody may lead just now. */
 static void on_resume(struct sim *s, struct event *e) {
     struct process *p = sim_leading_controller(s);
     const struct metadata_node *n =
         p ? metadata_node_named(controller_metadata(p), s->nodes[e->a].name) : NULL;
-    if (n && n->state == NODE_ALIVE)
+    if (n && n->state != NODE_DRAINING)
         return;
-    set_node_state(s, (int)e->a, NODE_ALIVE);
+    members_set_state(s, (int)e->a, NODE_ALIVE);
     sim_at(s, s->now + 200 * USEC_MS, on_resume)->a = e->a;
 }
 
 static void do_drain(struct sim *s) {
     int node = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
     sim_trace(s, "%s is drained", s->nodes[node].name);
-    set_node_state(s, node, NODE_DRAINING);
+    members_set_state(s, node, NODE_DRAINING);
     sim_at(s, s->now + sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max), on_resume)->a =
         (uint64_t)node;
 }
@@ -251,6 +242,8 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
     [FAULT_clock_jump] = do_clock_jump,
     [FAULT_consumer_death] = do_consumer_death,
     [FAULT_drain] = do_drain,
+    [FAULT_join] = members_join,
+    [FAULT_remove] = members_remove,
     [FAULT_mailbox_delete] = life_delete,
     [FAULT_mailbox_update] = life_update,
     [FAULT_purge] = life_purge,
@@ -261,7 +254,7 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
 /* Counted where they happen. */
 static bool counts_itself(enum sim_count what) {
     return what == FAULT_disk_error || what == FAULT_consumer_death || what == FAULT_bit_flip ||
-           what == FAULT_wipe || what >= FAULT_mailbox_delete;
+           what == FAULT_wipe || what >= FAULT_forming_death;
 }
 
 static void on_fault(struct sim *s, struct event *e) {
@@ -282,6 +275,8 @@ void faults_start(struct sim *s) {
 
 void faults_stop(struct sim *s) {
     sim_trace(s, "calm");
+    if (s->swarm.mean[FAULT_join])
+        members_join(s);
     s->calm = true;
     network_heal(s);
     for (int i = 0; i < s->processes_count; i++) {
@@ -327,6 +322,8 @@ bool faults_settled(struct sim *s, char *why, size_t size) {
     while ((p = metadata_partition_next(m, p ? p->id : 0)))
         if (!partition_whole(s, m, p, why, size))
             return false;
+    if (!members_settled(s, why, size))
+        return false;
     if (metadata_drops_count(m)) {
         const struct metadata_drop *d = metadata_drop_at(m, 0);
         snprintf(why, size, "%zu drops are not done (first: p%d)", metadata_drops_count(m),

@@ -82,7 +82,8 @@ void sim_until(struct sim *s, usec_t until) {
 
 void sim_begin(struct sim *s) {
     for (int i = 0; i < s->processes_count; i++)
-        process_start(&s->processes[i]);
+        if (s->nodes[s->processes[i].node].on)
+            process_start(&s->processes[i]);
     network_start(s);
     while (!sim_leading_controller(s) ||
            !metadata_cluster_id(controller_metadata(sim_leading_controller(s)))) {
@@ -138,6 +139,7 @@ void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
     build(s);
     clients_make(s);
     trace_setup(s);
+    members_form(s);
     sim_begin(s);
     clients_start(s);
     faults_start(s);

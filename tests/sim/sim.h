@@ -70,6 +70,9 @@ struct gateway;
     X(clock_jump)                                                                                            \
     X(consumer_death)                                                                                        \
     X(drain)                                                                                                 \
+    X(forming_death)                                                                                         \
+    X(join)                                                                                                  \
+    X(remove)                                                                                                \
     X(mailbox_delete)                                                                                        \
     X(mailbox_update)                                                                                        \
     X(purge)                                                                                                 \
@@ -104,6 +107,7 @@ struct gateway;
     X(dead_letters)                                                                                          \
     X(newcomers)                                                                                             \
     X(created_again)                                                                                         \
+    X(voter_changes)                                                                                         \
     X(purged)
 
 enum sim_count {
@@ -224,7 +228,7 @@ struct message {
         struct election_answer answer;
         struct {
             struct node_info node;
-            bool empty;
+            bool empty, joins;
             uint64_t cluster_id;
         } introduce;
         struct {
@@ -348,6 +352,8 @@ struct process {
 struct node {
     char name[SIM_NAME_BYTES];
     bool on;
+    bool joins, joined; /* not of `initial`: starts later and asks to be taken in */
+    bool removed;       /* it was to be, once */
     usec_t boot_offset; /* CLOCK_BOOTTIME = world's time + this */
     usec_t wall_offset; /* wall clock = world's time + SIM_WALL_START + this */
 };
@@ -513,6 +519,8 @@ void controller_turn(struct process *p);
 void controller_timer(struct process *p);
 void controller_synced(struct process *p, uint64_t ticket);
 bool controller_leads(const struct process *p);
+/* A voter of the metadata group, or one that is still to be committed out. */
+bool controller_voter(const struct process *p, member_t m);
 const struct metadata *controller_metadata(const struct process *p);
 /* As an administration request at this controller; ERR_NOT_LEADER elsewhere. */
 enum err controller_request(struct process *p, struct command *command);
@@ -578,6 +586,13 @@ struct large {
 };
 /* Prints what it measured. False: out of bounds; invariants end by sim_failed(). */
 bool large_run(const struct large *o, struct sim_result *out);
+
+/* ---- members.c: the life of nodes ---- */
+void members_form(struct sim *s); /* before the cluster forms */
+void members_join(struct sim *s);
+void members_remove(struct sim *s);
+void members_set_state(struct sim *s, int node, enum node_state state);
+bool members_settled(struct sim *s, char *why, size_t size);
 
 /* ---- run.c ---- */
 struct sim *sim_new(uint64_t seed, bool trace, struct sim_result *out);

@@ -44,6 +44,9 @@ static const struct kind kinds[] = {
     {FAULT_clock_jump, 2500, USEC_S, 20 * USEC_S, IN(clocks)},
     {FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S, IN(clients)},
     {FAULT_drain, 2000, 3 * USEC_S, 20 * USEC_S, IN(members)},
+    {FAULT_forming_death, 1000, USEC_S, USEC_S, IN(members) | IN(processes)},
+    {FAULT_join, 1000, 4 * USEC_S, 10 * USEC_S, IN(members)},
+    {FAULT_remove, 1000, 3 * USEC_S, 10 * USEC_S, IN(members)},
     {FAULT_mailbox_delete, 1500, 4 * USEC_S, 20 * USEC_S, IN(mailboxes)},
     {FAULT_mailbox_update, 2000, 2 * USEC_S, 10 * USEC_S, IN(mailboxes)},
     {FAULT_purge, 1500, 2 * USEC_S, 10 * USEC_S, IN(mailboxes)},
@@ -84,6 +87,8 @@ static void draw_rates(struct sim *s) {
         if (sim_chance(&s->rng, chance))
             w->mean[k->what] = swarm_rate(s, k->low / pace, k->high / pace);
     }
+    if (s->nodes_count < 4) /* three stay, and form */
+        w->mean[FAULT_join] = w->mean[FAULT_remove] = 0;
     if (w->mean[FAULT_bit_flip] || w->mean[FAULT_wipe])
         w->victim = (int)rng_below(&s->rng, (uint64_t)s->nodes_count);
     w->clocks_differ = sim_chance(&s->rng, 7000);
