@@ -71,7 +71,8 @@ struct log {
     size_t begun_count;
     struct slot *slots; /* by index */
     size_t slots_capacity;
-    uint64_t applied; /* highest index applied anywhere */
+    uint64_t applied;      /* highest index applied anywhere */
+    uint64_t active_epoch; /* highest that came to be */
     struct origin *offsets;
     size_t offsets_capacity;
     uint64_t next_offset;
@@ -354,6 +355,9 @@ void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint6
     sim_trace(p->sim, "%s p%d active in epoch %llu at index %llu", p->name, (int)partition,
               (unsigned long long)epoch, (unsigned long long)applied);
     checker_sends(p, partition, epoch);
+    if (epoch < l->active_epoch)
+        return; /* deposed, it hears late that its first entry is stored: what was committed since is newer */
+    l->active_epoch = epoch;
     if (applied < l->applied)
         sim_violation(p->sim, "durable", "p%d: %s leads epoch %llu with %llu applied, committed is %llu",
                       (int)partition, p->name, (unsigned long long)epoch, (unsigned long long)applied,
