@@ -15,6 +15,11 @@ enum { SPOILS_MAX = 12, PARTITIONS = 4 };
 
 static struct mem_disk *image; /* a journal in good order */
 
+/* A record was replaced by one whose checksums are right, as no disk does: what
+ * stood behind it may be found on one way (the segment's list) and not on
+ * another (its records, one after the other). */
+static bool forged;
+
 static void checkpoint(struct rig *r, uint64_t partition, uint64_t base, uint64_t epoch) {
     struct journal_live live = {.index = base - 1};
     struct journal_checkpoint c = {.base_index = base,
@@ -67,6 +72,7 @@ static void mend_record(const char *name, uint8_t *file, size_t size, size_t at)
     if (at + record_space(r.bytes) > size)
         return;
     r.body_crc = crc32c(seed, file + at + RECORD_HEADER_BYTES, r.bytes);
+    forged = true;
     record_encode(file + at, seed, (uint32_t)at, &r);
 }
 
@@ -142,6 +148,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!image)
         image = make_image();
     rig_on(&r, mem_disk_copy(image));
+    forged = false;
     for (int i = 0; i < SPOILS_MAX && in.size > 0; i++)
         spoil(r.disk, &in);
     enum err e = rig_open(&r);
@@ -154,7 +161,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         rig_close(&r);
         EXPECT(rig_open(&r) == ERR_OK);
         EXPECT(rig_has(&r, 77, 5, 1, 30));
-        EXPECT(partitions_known(&r) == known + 1);
+        size_t again = partitions_known(&r);
+        EXPECT(forged || again == known + 1);
     }
     rig_free(&r);
     return 0;
@@ -165,7 +173,8 @@ void fuzz_seeds(void) {
                                         {0, 1, 200, 3},
                                         {1, 2, 0, 0},
                                         {18, 1, 0, 2, 30, 3, 0, 0, 0x4a, 2},
-                                        {34, 0, 0, 0, 4, 9, 9, 9, 9}};
+                                        {34, 0, 0, 0, 4, 9, 9, 9, 9},
+                                        {1, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 2, 61, 254, 0, 51}};
     for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++)
         fuzz_seed(seeds[i], sizeof seeds[i]);
 }
