@@ -122,6 +122,7 @@ struct replica {
     member_t self;
     bool synced, config_in_log;
     size_t cache_limit;
+    size_t append_entries;
     struct log log;
 
     /* The journal. */

@@ -95,10 +95,10 @@ static void send(struct replica *r, struct peer *p, const struct entry *entries,
 
 /* As many entries from the cache as one append takes. */
 static void send_cached(struct replica *r, struct peer *p, usec_t now, struct replica_effects *fx) {
-    struct entry entries[256];
+    struct entry entries[REPLICA_APPEND_CACHED_MAX];
     size_t count = 0, bytes = 0;
     const struct slot *slot;
-    while (count < 256 && (slot = log_slot(&r->log, p->next + count))) {
+    while (count < r->append_entries && (slot = log_slot(&r->log, p->next + count))) {
         size_t cost = body_cost(slot->body);
         if (count && bytes + cost > REPLICA_APPEND_BYTES_MAX)
             break;

@@ -28,6 +28,8 @@ struct replica *replica_new(const struct replica_options *options, const struct 
     r->synced = options->synced;
     r->config_in_log = options->config_in_log;
     r->cache_limit = options->cache_bytes ? options->cache_bytes : REPLICA_CACHE_BYTES_DEFAULT;
+    r->append_entries = options->append_entries ? options->append_entries : REPLICA_APPEND_CACHED_MAX;
+    CHECK(r->append_entries <= REPLICA_APPEND_CACHED_MAX);
     log_init(r, state);
     r->promise = state->promise;
     r->candidate = state->candidate;

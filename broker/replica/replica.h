@@ -51,6 +51,7 @@ enum {
     REPLICA_STATE_BYTES_MAX = 67108864,       /* state of a checkpoint that is being received */
     REPLICA_ENTRY_COST_BYTES = 64,            /* what an entry counts besides its body in the bounds above */
     REPLICA_APPEND_ENTRIES_MAX = 4096,        /* entries in one append, or one FETCH */
+    REPLICA_APPEND_CACHED_MAX = 256,          /* entries in one append from the cache */
     REPLICA_SEALS_PENDING_MAX = 8             /* seals waiting for their sync; the oldest asker asks again */
 };
 
@@ -105,10 +106,11 @@ struct replica_state {
 
 struct replica_options {
     member_t self;
-    bool synced;        /* durability synced: data counts when synced; else when written. */
-                        /* Promises and EPOCH entries always wait for the sync. */
-    bool config_in_log; /* metadata group: voters come from CONFIG entries, not from a record */
-    size_t cache_bytes; /* 0: REPLICA_CACHE_BYTES_DEFAULT */
+    bool synced;           /* durability synced: data counts when synced; else when written. */
+                           /* Promises and EPOCH entries always wait for the sync. */
+    bool config_in_log;    /* metadata group: voters come from CONFIG entries, not from a record */
+    size_t cache_bytes;    /* 0: REPLICA_CACHE_BYTES_DEFAULT */
+    size_t append_entries; /* in one append at most; 0: REPLICA_APPEND_CACHED_MAX */
 };
 
 /* ---- messages between replicas (wire form: proto/peer.proto) ---- */

@@ -39,7 +39,8 @@ struct partition *partition_new(const struct partition_options *options, const s
     }
     p->replica =
         replica_new(&(struct replica_options){.self = options->self,
-                                              .synced = options->settings.durability == DURABILITY_SYNCED},
+                                              .synced = options->settings.durability == DURABILITY_SYNCED,
+                                              .append_entries = options->append_entries},
                     state);
     return p;
 }

@@ -66,6 +66,7 @@ struct partition_options {
     struct mailbox_settings settings;
     member_t self;
     usec_t failure_timeout;
+    size_t append_entries; /* replica_options */
     const struct partition_host *host;
     void *host_context;
 };
