@@ -143,9 +143,9 @@ static void activated(struct replica *r, uint64_t stored, usec_t now, struct rep
 
 void lead_commit(struct replica *r, usec_t now, struct replica_effects *fx) {
     uint64_t stored = sets_majority(r, match_of, r->log.stored);
-    uint64_t current =
-        MUTATED(activated_by_one) ? set_majority(r, replica_voters(r), match_of, r->log.stored) : 0;
-    activated(r, stored > current ? stored : current, now, fx);
+    uint64_t previous =
+        MUTATED(activated_by_one) ? set_majority(r, &r->record.previous, match_of, r->log.stored) : 0;
+    activated(r, stored > previous ? stored : previous, now, fx);
     if (stored < r->epoch_index && !MUTATED(older_by_majority))
         return;
     commit_to(r, stored, fx);

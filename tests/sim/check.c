@@ -375,9 +375,28 @@ static void acts(struct process *p, uint64_t partition, uint64_t epoch) {
     l->acting_epoch = epoch;
 }
 
+/* Exclusive: one consumer at a time holds anything. */
+static void check_exclusive(struct process *p, uint64_t partition, const struct mailbox_effect *e) {
+    const struct partition *at = shard_partition(p, partition);
+    struct subscription_stats t;
+    struct consumer_stats c;
+    if (at->settings.dispatch != DISPATCH_EXCLUSIVE || !mailbox_leading(at->mailbox))
+        return;
+    for (size_t i = 0; mailbox_subscription_stats(at->mailbox, i, &t); i++)
+        for (size_t k = 0;
+             strcmp(t.name, e->deliver.subscription) == 0 && mailbox_consumer_stats(at->mailbox, i, k, &c);
+             k++)
+            if (c.leased && memcmp(&c.id, &e->deliver.consumer, sizeof c.id) != 0)
+                sim_violation(p->sim, "order",
+                              "p%d %s: %s delivers offset %llu to one consumer while another holds %llu",
+                              (int)partition, t.name, p->name, (unsigned long long)e->deliver.first_offset,
+                              (unsigned long long)c.leased);
+}
+
 void checker_deliver(struct process *p, uint64_t partition, const struct mailbox_effect *e) {
     struct log *l = log_of(p->sim, partition);
     acts(p, partition, e->deliver.epoch);
+    check_exclusive(p, partition, e);
     if (e->deliver.first_offset + e->deliver.count > l->next_offset)
         sim_violation(p->sim, "honest", "p%d: %s delivers offset %llu, which is not committed",
                       (int)partition, p->name, (unsigned long long)e->deliver.first_offset);

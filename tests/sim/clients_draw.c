@@ -45,6 +45,8 @@ static void draw_box(struct sim *s, int i) {
     settings_default(&b->settings);
     b->settings.partitions = 1 + (uint32_t)rng_below(&s->work, (uint64_t)s->swarm.partitions_max);
     b->settings.replicas = sim_chance(&s->work, 8000) ? 3 : sim_chance(&s->work, 5000) ? 5 : 1;
+    if (s->swarm.theme == THEME_sets && sim_chance(&s->work, 4000))
+        b->settings.replicas = 1;
     if (s->swarm.victim >= 0 && b->settings.replicas == 1)
         b->settings.replicas = 3; /* its only disk may be the one that is harmed */
     b->settings.dispatch = (enum dispatch)rng_below(&s->work, 4);
@@ -86,7 +88,8 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
     c->alive = true;
     c->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
     c->credit = 1 + (uint32_t)rng_below(&s->work, 40);
-    c->think_max = sim_between(&s->work, USEC_MS, 40 * USEC_MS);
+    c->think_max =
+        sim_between(&s->work, USEC_MS, s->swarm.theme == THEME_leaders ? 400 * USEC_MS : 40 * USEC_MS);
     c->lazy = sim_chance(&s->work, theme(s, 3000, 6000)) ? theme(s, 60, 200) : 0;
     for (size_t k = 0; k < sizeof c->id.bytes; k++)
         c->id.bytes[k] = (uint8_t)rng_next(&s->work);
@@ -94,7 +97,7 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
 
 static int consumers_of(struct sim *s, const struct box *b) {
     int n = 1 + (int)rng_below(&s->work, 2);
-    return b->settings.dispatch == DISPATCH_EXCLUSIVE ? 1 : n;
+    return n;
 }
 
 void clients_make(struct sim *s) {

@@ -57,20 +57,27 @@ static void do_link_reset(struct sim *s) {
         network_reset(s, a, b);
 }
 
+static const char *const cut_names[] = {"links", "links of the shards", "links of controllers and shards"};
+
 static void on_heal(struct sim *s, struct event *e) {
-    sim_trace(s, "the link %s -> %s is good again", s->nodes[e->a].name, s->nodes[e->b].name);
-    network_cut(s, (int)e->a, (int)e->b, false);
+    int from = (int)(e->a & 0xffff), what = (int)(e->a >> 16);
+    sim_trace(s, "the %s %s -> %s are good again", cut_names[what], s->nodes[from].name, s->nodes[e->b].name);
+    network_cut(s, (enum sim_cut)what, from, (int)e->b, false);
+}
+
+static void cut_some(struct sim *s, enum sim_cut what, int from, int to, usec_t how_long) {
+    if (from == to || s->cut[what][from][to])
+        return;
+    sim_trace(s, "the %s %s -> %s are cut for %lld ms", cut_names[what], s->nodes[from].name,
+              s->nodes[to].name, (long long)(how_long / USEC_MS));
+    network_cut(s, what, from, to, true);
+    struct event *e = sim_at(s, s->now + how_long, on_heal);
+    e->a = (uint64_t)from | (uint64_t)what << 16;
+    e->b = (uint64_t)to;
 }
 
 static void cut(struct sim *s, int from, int to, usec_t how_long) {
-    if (from == to || s->cut[from][to])
-        return;
-    sim_trace(s, "the link %s -> %s is cut for %lld ms", s->nodes[from].name, s->nodes[to].name,
-              (long long)(how_long / USEC_MS));
-    network_cut(s, from, to, true);
-    struct event *e = sim_at(s, s->now + how_long, on_heal);
-    e->a = (uint64_t)from;
-    e->b = (uint64_t)to;
+    cut_some(s, CUT_ALL, from, to, how_long);
 }
 
 static usec_t cut_time(struct sim *s) {
@@ -94,6 +101,47 @@ static void do_isolate(struct sim *s) {
     for (int b = 0; b < s->nodes_count; b++) {
         cut(s, a, b, how_long);
         cut(s, b, a, how_long);
+    }
+}
+
+/* One way or both, to one node or to all. */
+static void cut_kind(struct sim *s, enum sim_cut what) {
+    int a = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+    int only = sim_chance(dice(s), 5000) ? (int)rng_below(dice(s), (uint64_t)s->nodes_count) : -1;
+    bool out = sim_chance(dice(s), 8000), in = !out || sim_chance(dice(s), 7000);
+    usec_t how_long = swarm_rate(s, 10 * USEC_MS, s->swarm.outage_max);
+    for (int b = 0; b < s->nodes_count; b++) {
+        if (only >= 0 && b != only)
+            continue;
+        if (out)
+            cut_some(s, what, a, b, how_long);
+        if (in)
+            cut_some(s, what, b, a, how_long);
+    }
+}
+static void do_cut_shards(struct sim *s) {
+    cut_kind(s, CUT_SHARDS);
+}
+static void do_cut_orders(struct sim *s) {
+    cut_kind(s, CUT_ORDERS);
+}
+
+static bool leads_any(struct process *p) {
+    for (uint64_t id = 1; id <= p->sim->partitions_max; id++) {
+        struct partition *at = shard_partition(p, id);
+        if (at && replica_leading(at->replica))
+            return true;
+    }
+    return false;
+}
+static void do_kill_leader(struct sim *s) {
+    int first = (int)rng_below(dice(s), (uint64_t)s->processes_count);
+    for (int i = 0; i < s->processes_count; i++) {
+        struct process *p = &s->processes[(first + i) % s->processes_count];
+        if (p->kind == PROCESS_SHARD && p->up && leads_any(p)) {
+            process_kill(p, "killed");
+            return;
+        }
     }
 }
 
@@ -233,6 +281,9 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
     [FAULT_link_reset] = do_link_reset,
     [FAULT_cut_one_way] = do_cut_one_way,
     [FAULT_cut_both] = do_cut_both,
+    [FAULT_cut_shards] = do_cut_shards,
+    [FAULT_cut_orders] = do_cut_orders,
+    [FAULT_kill_leader] = do_kill_leader,
     [FAULT_isolate] = do_isolate,
     [FAULT_flap] = do_flap,
     [FAULT_disk_error] = do_disk_error,

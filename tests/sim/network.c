@@ -32,7 +32,11 @@ static struct pair *pair_of(struct sim *s, int a, int b) {
 }
 
 static bool is_cut(const struct sim *s, int from, int to) {
-    return s->cut[s->processes[from].node][s->processes[to].node];
+    const struct process *a = &s->processes[from], *b = &s->processes[to];
+    bool shards = a->kind == PROCESS_SHARD && b->kind == PROCESS_SHARD;
+    bool orders = a->kind != b->kind && a->kind != PROCESS_GATEWAY && b->kind != PROCESS_GATEWAY;
+    return s->cut[CUT_ALL][a->node][b->node] || (shards && s->cut[CUT_SHARDS][a->node][b->node]) ||
+           (orders && s->cut[CUT_ORDERS][a->node][b->node]);
 }
 
 static usec_t delay(struct sim *s, int from, int to) {
@@ -433,17 +437,18 @@ static void maybe_reset(struct sim *s, struct pair *pair) {
     e->a = pair->instance;
 }
 
-void network_cut(struct sim *s, int from, int to, bool cut) {
-    if (from == to || s->cut[from][to] == cut)
+void network_cut(struct sim *s, enum sim_cut what, int from, int to, bool cut) {
+    if (from == to || s->cut[what][from][to] == cut)
         return;
-    s->cut[from][to] = cut;
+    s->cut[what][from][to] = cut;
     each_pair(s, from, to, cut ? maybe_reset : release);
 }
 
 void network_heal(struct sim *s) {
     for (int a = 0; a < s->nodes_count; a++)
         for (int b = 0; b < s->nodes_count; b++)
-            network_cut(s, a, b, false);
+            for (int what = 0; what < CUTS; what++)
+                network_cut(s, (enum sim_cut)what, a, b, false);
 }
 
 /* ---- who keeps a link with whom ---- */

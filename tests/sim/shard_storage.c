@@ -227,6 +227,7 @@ static struct partition *recover(struct hosted *h, struct journal_partition *jp)
                                                   .settings = h->settings,
                                                   .self = h->process->self,
                                                   .failure_timeout = h->process->sim->failure_timeout,
+                                                  .append_entries = h->process->sim->swarm.append_entries,
                                                   .host = shard_host(),
                                                   .host_context = h->shard},
                       &state, checkpoint ? &d : NULL);

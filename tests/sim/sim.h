@@ -57,6 +57,9 @@ struct gateway;
     X(link_reset)                                                                                            \
     X(cut_one_way)                                                                                           \
     X(cut_both)                                                                                              \
+    X(cut_shards)                                                                                            \
+    X(cut_orders)                                                                                            \
+    X(kill_leader)                                                                                           \
     X(isolate)                                                                                               \
     X(flap)                                                                                                  \
     X(message_lost)                                                                                          \
@@ -370,6 +373,10 @@ struct pair {
     struct message *open[2], *open_last[2];      /* packing: this turn's, to a, to b */
 };
 
+/* What a cut between two nodes takes: all, or the links of one kind, so that who is
+ * cut off by some is still heard by others. */
+enum sim_cut { CUT_ALL, CUT_SHARDS, CUT_ORDERS, CUTS };
+
 /* What a seed is about: its kinds of fault come often, the others seldom. So each
  * rare branch gets many seeds. */
 #define SIM_THEMES(X)                                                                                        \
@@ -381,6 +388,8 @@ struct pair {
     X(elections) /* controllers die and are cut off */                                                       \
     X(segments)  /* tiny segments, large payloads: reclaim, checkpoints, old logs */                         \
     X(network)   /* lost, doubled, late, flapping */                                                         \
+    X(leaders)   /* short leaderships, replicas that do not reach each other */                              \
+    X(sets)      /* replicas on the move, and neither set whole */                                           \
     X(clients)   /* limits, leases, dead letters */                                                          \
     X(mailboxes) /* made, updated, purged, deleted; subscriptions too */                                     \
     X(big)       /* bigger and longer, anything */
@@ -398,6 +407,7 @@ struct swarm {
     int boxes_max, partitions_max, publishers_more; /* clients_draw.c */
     usec_t publish_min, publish_max;                /* between two batches */
     unsigned large;                                 /* payloads, of 10000 */
+    size_t append_entries;                          /* in one append; 0: as usual */
     usec_t outage_max;                              /* of links, power, freezes */
     usec_t cool, settle;                            /* of placement (cluster/control.h) */
     usec_t delay_min, delay_max;                    /* of the network */
@@ -429,7 +439,7 @@ struct sim {
     int processes_count;
     uint64_t partitions_max; /* highest id of a partition there will be */
     struct pair **pairs;     /* [higher][lower], by process's id */
-    bool **cut;              /* [from][to], by node */
+    bool **cut[CUTS];        /* [from][to], by node */
     struct swarm swarm;
     uint32_t segment_bytes;
     usec_t failure_timeout, rebuild_grace;
@@ -485,7 +495,7 @@ void network_send(struct process *from, int to, struct message *m); /* takes m *
 void network_turned(struct process *p);                             /* packing: sends the turn's */
 void network_reset(struct sim *s, struct process *a, struct process *b);
 void network_process_down(struct process *p, bool host_gone);
-void network_cut(struct sim *s, int from, int to, bool cut);
+void network_cut(struct sim *s, enum sim_cut what, int from, int to, bool cut);
 void network_heal(struct sim *s);
 void network_process_up(struct process *p);
 void network_free(struct sim *s);
@@ -504,7 +514,6 @@ void shard_synced(struct process *p, uint64_t ticket);
 /* Of the process that runs now: whose mailbox is it? NULL: none. */
 struct partition *shard_partition_of(struct process *p, const struct mailbox *m);
 struct partition *shard_partition(struct process *p, uint64_t id);
-struct partition *shard_partition_at(struct process *p, size_t i); /* NULL: past the end */
 const struct replica_record *shard_record(struct process *p, uint64_t id);
 
 /* ---- controller.c ---- */

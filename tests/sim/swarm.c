@@ -29,11 +29,14 @@ static const struct kind kinds[] = {
     {FAULT_kill_controller, 4000, USEC_S, 20 * USEC_S, IN(processes) | IN(elections)},
     {FAULT_kill_gateway, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(clients)},
     {FAULT_kill_node, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes)},
-    {FAULT_power_off, 3500, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(members)},
+    {FAULT_power_off, 3500, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(members) | IN(leaders)},
     {FAULT_freeze, 3500, USEC_S, 20 * USEC_S, IN(clocks) | IN(elections)},
     {FAULT_link_reset, 3500, 100 * USEC_MS, 10 * USEC_S, IN(network)},
     {FAULT_cut_one_way, 3000, USEC_S, 20 * USEC_S, IN(network) | IN(elections)},
     {FAULT_cut_both, 3000, USEC_S, 20 * USEC_S, IN(network) | IN(elections) | IN(segments)},
+    {FAULT_cut_shards, 1500, USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
+    {FAULT_cut_orders, 1500, 2 * USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
+    {FAULT_kill_leader, 1500, USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
     {FAULT_isolate, 2500, 2 * USEC_S, 20 * USEC_S, IN(elections) | IN(segments)},
     {FAULT_flap, 2000, 3 * USEC_S, 20 * USEC_S, IN(network)},
     {FAULT_slow_disk, 3000, USEC_S, USEC_S, IN(disks)},
@@ -43,7 +46,7 @@ static const struct kind kinds[] = {
     {FAULT_wipe, 1500, 5 * USEC_S, 20 * USEC_S, IN(disks) | IN(members)},
     {FAULT_clock_jump, 2500, USEC_S, 20 * USEC_S, IN(clocks)},
     {FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S, IN(clients)},
-    {FAULT_drain, 2000, 3 * USEC_S, 20 * USEC_S, IN(members)},
+    {FAULT_drain, 2000, 3 * USEC_S, 20 * USEC_S, IN(members) | IN(sets)},
     {FAULT_forming_death, 1000, USEC_S, USEC_S, IN(members) | IN(processes)},
     {FAULT_join, 1000, 4 * USEC_S, 10 * USEC_S, IN(members)},
     {FAULT_remove, 1000, 3 * USEC_S, 10 * USEC_S, IN(members)},
@@ -112,7 +115,7 @@ static void draw_speed(struct sim *s) {
 
 static void draw_small(struct sim *s) {
     struct swarm *w = &s->swarm;
-    bool more = w->theme == THEME_members || sim_chance(&s->rng, 1500);
+    bool more = w->theme == THEME_members || w->theme == THEME_sets || sim_chance(&s->rng, 1500);
     s->nodes_count = 3 + (more ? (int)rng_below(&s->rng, 3) : 0);
     s->shards_per_node = sim_chance(&s->rng, 1500) ? 2 : 1;
     s->rebuild_grace = between(s, 300 * USEC_MS, 2 * USEC_S);
@@ -158,6 +161,8 @@ void swarm_draw(struct sim *s) {
     s->segment_bytes = 32768u << rng_below(&s->rng, w->theme == THEME_segments ? 1 : 4);
     s->failure_timeout = 600 * USEC_MS;
     w->large = w->theme == THEME_segments ? 5000 : 500;
+    if (w->theme == THEME_leaders || sim_chance(&s->rng, 1000))
+        w->append_entries = 1 + rng_below(&s->rng, 3);
     draw_speed(s);
     draw_rates(s);
 }

@@ -25,9 +25,11 @@ void world_make(struct sim *s, int nodes, int shards_per_node, uint64_t partitio
     s->shards_per_node = shards_per_node;
     s->partitions_max = partitions;
     s->nodes = xcalloc((size_t)nodes, sizeof *s->nodes);
-    s->cut = xcalloc((size_t)nodes, sizeof *s->cut);
-    for (int i = 0; i < nodes; i++)
-        s->cut[i] = xcalloc((size_t)nodes, sizeof *s->cut[i]);
+    for (int k = 0; k < CUTS; k++) {
+        s->cut[k] = xcalloc((size_t)nodes, sizeof *s->cut[k]);
+        for (int i = 0; i < nodes; i++)
+            s->cut[k][i] = xcalloc((size_t)nodes, sizeof *s->cut[k][i]);
+    }
     s->processes = xcalloc(processes, sizeof *s->processes);
     s->pairs = xcalloc(processes, sizeof *s->pairs);
     for (size_t i = 0; i < processes; i++) {
@@ -42,11 +44,13 @@ void world_free(struct sim *s) {
         free(s->processes[i].ends);
         free(s->processes[i].packed);
     }
-    for (int i = 0; i < s->nodes_count; i++)
-        free(s->cut[i]);
+    for (int k = 0; k < CUTS; k++) {
+        for (int i = 0; i < s->nodes_count; i++)
+            free(s->cut[k][i]);
+        free(s->cut[k]);
+    }
     free(s->pairs);
     free(s->processes);
-    free(s->cut);
     free(s->nodes);
 }
 
