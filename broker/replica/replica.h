@@ -341,7 +341,7 @@ void replica_unreadable(struct replica *r, uint64_t index, usec_t now, struct re
  * the list is copied. What is sent, and what the peer's INSTALL and INSTALLED
  * carry as `state`, is replica_encode(base_index) followed by these bytes: ready
  * to be stored as a checkpoint and to be read back with replica_decode and then
- * the state machine's restore (shard/partition.c). */
+ * the state machine's restore (shard/core/partition.c). */
 void replica_snapshot(struct replica *r, member_t peer, uint64_t base_index, struct body *state,
                       const uint64_t *live, size_t live_count, usec_t now, struct replica_effects *fx);
 /* A peer's link came up, or went down: what was in flight is gone. While it

@@ -1,344 +1,203 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The shard's loop. Happy path of a turn: frames come in and are given to their
- * partitions (links.c -> service.c, peers.c, orders.c), which step and queue;
- * then, once for all of it, on_turn(): pump each touched partition, write its
- * records into the journal's turn, hand the turn over, and send one frame a peer
- * and gateway. Completions of the journal come back as events (storage.c).
+ * The shard's loop. Happy path of a turn: frames come in and are given to the
+ * shard of core/ (links.c -> gateway_frames.c, peer_frames.c, order_frames.c),
+ * which steps its partitions; what it says meanwhile is put into this turn's
+ * frames. Then, once for all of it, on_turn(): shard_turn() pumps each touched
+ * partition and hands the turn to the journal, and one frame a peer and gateway
+ * goes out. Completions of the journal come back as events (disk.c).
  */
 #include "shard/shard.h"
 
 #include <poll.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/body.h"
-#include "base/check.h"
 #include "base/counters.h"
 #include "base/log.h"
 #include "base/xalloc.h"
-#include "shard/shard_private.h"
+#include "shard/process.h"
 
-struct hosted *shard_find(struct shard *s, uint64_t partition) {
-    struct hosted *h;
-    HASH_FIND(hh, s->hosted, &partition, sizeof partition, h);
-    return h;
+/* ---- the shard's host ---- */
+
+static usec_t now(void *host) {
+    return loop_now(((struct process *)host)->loop);
 }
 
-void shard_touch(struct hosted *h) {
-    struct shard *s = h->shard;
-    if (h->dirty)
-        return;
-    h->dirty = true;
-    h->next_dirty = NULL;
-    if (s->dirty_last)
-        s->dirty_last->next_dirty = h;
+static usec_t wall(void *host) {
+    return loop_wall(((struct process *)host)->loop);
+}
+
+static void working_on(void *host, uint64_t partition) {
+    child_working_on(((struct process *)host)->child, partition);
+}
+
+static void say(void *host, bool error, const char *text) {
+    (void)host;
+    if (error)
+        log_error("%s", text);
     else
-        s->dirty_first = h;
-    s->dirty_last = h;
+        log_info("%s", text);
 }
 
-/* ---- the partition's host ---- */
-
-static void on_replica_effect(void *host, struct partition *p, const struct replica_effect *e) {
-    struct hosted *h = p->user;
-    (void)host;
-    shard_touch(h);
-    switch (e->type) {
-    case REPLICA_WRITE:
-    case REPLICA_TRUNCATE:
-    case REPLICA_PROMISE:
-    case REPLICA_STAGE:
-    case REPLICA_UNSTAGE:
-    case REPLICA_MARK_DAMAGED:
-    case REPLICA_MARK_WHOLE:
-        storage_write(h, e);
-        break;
-    case REPLICA_LEADING:
-        peers_leading(h);
-        break;
-    case REPLICA_FETCH:
-        reader_fetch(h, e->fetch.from, e->fetch.to, e->fetch.reader);
-        break;
-    case REPLICA_SEND_APPEND:
-        peers_append(h, &e->append);
-        break;
-    case REPLICA_SEND_APPENDED:
-        peers_appended(h, &e->appended);
-        break;
-    case REPLICA_SEND_SEALED:
-        orders_sealed(h, &e->sealed);
-        break;
-    case REPLICA_SEND_PIECE:
-        peers_piece(h, &e->piece);
-        break;
-    case REPLICA_SEND_PIECED:
-        peers_pieced(h, &e->pieced);
-        break;
-    case REPLICA_REPORT_ACTIVATED:
-        orders_report(h, MR__REPORT_KIND__REPORT_ACTIVATED, e->epoch, 0);
-        break;
-    case REPLICA_REPORT_SUPERSEDED:
-        orders_report(h, MR__REPORT_KIND__REPORT_SUPERSEDED, e->promise.epoch, 0);
-        break;
-    case REPLICA_REPORT_CANNOT:
-        orders_report(h, MR__REPORT_KIND__REPORT_CANNOT, e->epoch, 0);
-        break;
-    case REPLICA_REPORT_CAUGHT_UP:
-        orders_report(h, MR__REPORT_KIND__REPORT_CAUGHT_UP, h->record.epoch, e->peer);
-        break;
-    case REPLICA_REPORT_DAMAGED:
-        orders_report(h, MR__REPORT_KIND__REPORT_DAMAGED, h->record.epoch, 0);
-        break;
-    case REPLICA_REPORT_MENDED:
-        orders_report(h, MR__REPORT_KIND__REPORT_MENDED, h->record.epoch, 0);
-        break;
-    default:
-        CHECK(!"a replica's effect that the partition carries out itself");
-    }
-}
-
-static void on_mailbox_effect(void *host, struct partition *p, const struct mailbox_effect *e) {
-    struct hosted *h = p->user;
-    (void)host;
-    shard_touch(h);
-    if (e->type == MAILBOX_DEAD_BATCH)
-        journal_mark_dead(h->shard->journal, h->id, e->index);
-    else
-        service_effect(h, e);
-}
-
-static void on_checkpoint(void *host, struct partition *p, const struct partition_checkpoint *c) {
-    (void)host;
-    shard_touch(p->user);
-    storage_checkpoint(p->user, c);
-}
-
-static size_t on_led(void *host, struct partition *p, uint64_t epoch, uint64_t *gateways, size_t max) {
-    (void)host;
-    counters_add(COUNTER_partitions_led, 1);
-    return service_led(p->user, epoch, gateways, max);
-}
-
-static void on_not_leading(void *host, struct partition *p) {
-    (void)host;
-    counters_sub(COUNTER_partitions_led, 1);
-    service_not_leading(p->user);
-}
-
-static void on_held(void *host, struct partition *p) {
-    struct hosted *h = p->user;
-    (void)host;
-    orders_report(h, MR__REPORT_KIND__REPORT_HELD, h->record.epoch, p->hold_target);
-}
-
-static const struct partition_host host_calls = {
-    .replica_effect = on_replica_effect,
-    .mailbox_effect = on_mailbox_effect,
-    .checkpoint = on_checkpoint,
-    .led = on_led,
-    .not_leading = on_not_leading,
-    .held = on_held,
+struct hosted_timer {
+    struct loop_timer timer; /* first */
+    struct hosted *hosted;
 };
 
-const struct partition_host *shard_host(void) {
-    return &host_calls;
-}
-
-/* ---- timers of partitions ---- */
-
 static void on_partition_timer(struct loop_timer *timer) {
-    struct hosted *h = (struct hosted *)((char *)timer - offsetof(struct hosted, timer));
-    child_working_on(h->shard->child, h->id);
-    shard_touch(h);
-    partition_tick(h->partition, loop_now(h->shard->loop));
-    child_working_on(h->shard->child, 0);
+    shard_tick(((struct hosted_timer *)timer)->hosted);
 }
 
-static void set_timer(struct hosted *h) {
-    usec_t at = partition_deadline(h->partition);
-    h->timer.fire = on_partition_timer;
+static void set_timer(void *host, struct hosted *h, usec_t at) {
+    struct loop *loop = ((struct process *)host)->loop;
+    struct hosted_timer *t = h->user;
+    if (!t) {
+        t = h->user = xcalloc(1, sizeof *t);
+        t->timer.fire = on_partition_timer;
+        t->hosted = h;
+    }
     if (at == USEC_NEVER)
-        loop_timer_stop(h->shard->loop, &h->timer);
+        loop_timer_stop(loop, &t->timer);
     else
-        loop_timer_start(h->shard->loop, &h->timer, at);
+        loop_timer_start(loop, &t->timer, at);
 }
+
+static struct shard_calls calls = {
+    .now = now, .wall = wall, .working_on = working_on, .say = say, .timer = set_timer, .read = reader_give};
 
 /* ---- the turn ---- */
 
-/* Pump every touched partition; pumping one may touch others. What was touched
- * is remembered in s->turned for the steps behind. */
-static void pump_partitions(struct shard *s) {
-    usec_t now = loop_now(s->loop);
-    bool full = journal_full(s->journal);
-    s->turned_count = 0;
-    while (s->dirty_first) {
-        struct hosted *h = s->dirty_first;
-        s->dirty_first = h->next_dirty;
-        if (!s->dirty_first)
-            s->dirty_last = NULL;
-        if (h->partition) {
-            child_working_on(s->child, h->id);
-            h->partition->disk_full = full;
-            partition_time(h->partition, now, loop_wall(s->loop));
-            orders_wishes(h);
-            partition_pump(h->partition, now);
-            child_working_on(s->child, 0);
-        }
-        h->dirty = false;
-        xgrow(&s->turned, &s->turned_capacity, s->turned_count + 1, sizeof *s->turned);
-        s->turned[s->turned_count++] = h;
-    }
-}
-
-static void time_commits(struct hosted *h, usec_t now) {
-    if (!h->sample_index || replica_commit(h->partition->replica) < h->sample_index)
-        return;
-    h->commit_us += (now - h->sample_at - h->commit_us) / 8;
-    h->sample_index = 0;
-}
-
 static void on_turn(void *ctx, struct loop *loop) {
-    struct shard *s = ctx;
-    child_beat(s->child);
-    pump_partitions(s);
-    storage_flush(s);
-    for (size_t i = 0; i < s->turned_count; i++) {
-        if (!s->turned[i]->partition)
-            continue;
-        time_commits(s->turned[i], loop_now(loop));
-        set_timer(s->turned[i]);
-    }
-    s->turned_count = 0;
-    peers_send_turn(s);
-    links_send_turn(s);
+    struct process *p = ctx;
+    (void)loop;
+    child_beat(p->child);
+    shard_turn(&p->shard);
+    peer_frames_send_turn(p);
+    links_send_turn(p);
     counters_add(COUNTER_loop_turns, 1);
 }
 
 /* ---- periodic work ---- */
 
-#define SHARD_OF(timer, field) ((struct shard *)((char *)(timer)-offsetof(struct shard, field)))
+#define PROCESS_OF(timer, field) ((struct process *)((char *)(timer)-offsetof(struct process, field)))
 
 static void on_beat(struct loop_timer *timer) {
-    struct shard *s = SHARD_OF(timer, beat_timer);
-    loop_timer_start(s->loop, timer, loop_now(s->loop) + child_beat_interval(s->child));
+    struct process *p = PROCESS_OF(timer, beat_timer);
+    loop_timer_start(p->loop, timer, loop_now(p->loop) + child_beat_interval(p->child));
 }
 
 static void on_confirm(struct loop_timer *timer) {
-    struct shard *s = SHARD_OF(timer, confirm_timer);
-    peers_confirm(s);
-    loop_timer_start(s->loop, timer, loop_now(s->loop) + SHARD_CONFIRM_US);
+    struct process *p = PROCESS_OF(timer, confirm_timer);
+    peers_confirm(&p->shard);
+    loop_timer_start(p->loop, timer, loop_now(p->loop) + SHARD_CONFIRM_US);
 }
 
 static void on_load(struct loop_timer *timer) {
-    struct shard *s = SHARD_OF(timer, load_timer);
-    service_loads(s);
-    orders_load(s);
-    loop_timer_start(s->loop, timer, loop_now(s->loop) + SHARD_LOAD_US);
+    struct process *p = PROCESS_OF(timer, load_timer);
+    service_loads(&p->shard);
+    orders_load(&p->shard);
+    loop_timer_start(p->loop, timer, loop_now(p->loop) + SHARD_LOAD_US);
 }
 
 static void on_reclaim(struct loop_timer *timer) {
-    struct shard *s = SHARD_OF(timer, reclaim_timer);
-    storage_reclaim(s);
-    loop_timer_start(s->loop, timer, loop_now(s->loop) + SHARD_RECLAIM_US);
+    struct process *p = PROCESS_OF(timer, reclaim_timer);
+    storage_reclaim(&p->shard);
+    disk_statistics(p);
+    loop_timer_start(p->loop, timer, loop_now(p->loop) + SHARD_RECLAIM_US);
 }
 
-static void start_timers(struct shard *s) {
-    usec_t now = loop_now(s->loop);
-    s->beat_timer.fire = on_beat;
-    s->confirm_timer.fire = on_confirm;
-    s->load_timer.fire = on_load;
-    s->reclaim_timer.fire = on_reclaim;
-    loop_timer_start(s->loop, &s->beat_timer, now);
-    loop_timer_start(s->loop, &s->confirm_timer, now + SHARD_CONFIRM_US);
-    loop_timer_start(s->loop, &s->load_timer, now + SHARD_LOAD_US);
-    loop_timer_start(s->loop, &s->reclaim_timer, now + SHARD_RECLAIM_US);
+static void start_timers(struct process *p) {
+    usec_t now = loop_now(p->loop);
+    p->beat_timer.fire = on_beat;
+    p->confirm_timer.fire = on_confirm;
+    p->load_timer.fire = on_load;
+    p->reclaim_timer.fire = on_reclaim;
+    loop_timer_start(p->loop, &p->beat_timer, now);
+    loop_timer_start(p->loop, &p->confirm_timer, now + SHARD_CONFIRM_US);
+    loop_timer_start(p->loop, &p->load_timer, now + SHARD_LOAD_US);
+    loop_timer_start(p->loop, &p->reclaim_timer, now + SHARD_RECLAIM_US);
 }
 
-static void stop_timers(struct shard *s) {
-    loop_timer_stop(s->loop, &s->beat_timer);
-    loop_timer_stop(s->loop, &s->confirm_timer);
-    loop_timer_stop(s->loop, &s->load_timer);
-    loop_timer_stop(s->loop, &s->reclaim_timer);
-    loop_timer_stop(s->loop, &s->stop_timer);
-    for (struct hosted *h = s->hosted; h; h = h->hh.next)
-        loop_timer_stop(s->loop, &h->timer);
+static void stop_timers(struct process *p) {
+    loop_timer_stop(p->loop, &p->beat_timer);
+    loop_timer_stop(p->loop, &p->confirm_timer);
+    loop_timer_stop(p->loop, &p->load_timer);
+    loop_timer_stop(p->loop, &p->reclaim_timer);
+    loop_timer_stop(p->loop, &p->stop_timer);
+    for (struct hosted *h = p->shard.hosted; h; h = h->hh.next)
+        if (h->user)
+            loop_timer_stop(p->loop, &((struct hosted_timer *)h->user)->timer);
 }
 
 /* ---- what the supervisor says ---- */
 
 static void on_stop_deadline(struct loop_timer *timer) {
-    loop_stop(SHARD_OF(timer, stop_timer)->loop);
+    loop_stop(PROCESS_OF(timer, stop_timer)->loop);
 }
 
 /* Asked to stop: the turn under way is flushed; receipts that wait for it go out. */
-static void begin_stop(struct shard *s) {
-    if (s->stopping)
+static void begin_stop(struct process *p) {
+    if (p->stopping)
         return;
-    s->stopping = true;
-    s->stop_timer.fire = on_stop_deadline;
-    usec_t wait = journal_in_flight(s->journal) ? SHARD_STOP_US : 0;
-    loop_timer_start(s->loop, &s->stop_timer, loop_now(s->loop) + wait);
+    p->stopping = true;
+    p->stop_timer.fire = on_stop_deadline;
+    usec_t wait = journal_in_flight(p->shard.journal) ? PROCESS_STOP_US : 0;
+    loop_timer_start(p->loop, &p->stop_timer, loop_now(p->loop) + wait);
 }
 
 static void on_child(struct loop_watch *watch, short ready) {
-    struct shard *s = SHARD_OF(watch, child_watch);
+    struct process *p = PROCESS_OF(watch, child_watch);
     struct child_event e;
     (void)ready;
-    while (child_next(s->child, &e))
+    while (child_next(p->child, &e))
         if (e.kind == CHILD_EVENT_STOP)
-            begin_stop(s);
+            begin_stop(p);
 }
 
 /* ---- life ---- */
 
-static void free_hosted(struct shard *s) {
-    struct hosted *h, *next;
-    HASH_ITER(hh, s->hosted, h, next) {
-        HASH_DEL(s->hosted, h);
-        deliver_forget(h);
-        partition_free(h->partition);
-        free(h->staged);
-        free(h->wishes);
-        free(h);
-    }
-    free(s->turned);
-}
-
-static bool start(struct shard *s, struct err_detail *detail) {
-    if (!storage_open(s, detail) || !links_open(s, detail))
+static bool start(struct process *p, struct err_detail *detail) {
+    peer_frames_calls(&calls);
+    order_frames_calls(&calls);
+    gateway_frames_calls(&calls);
+    p->shard.calls = &calls;
+    p->shard.host = p;
+    p->shard.failure_timeout = p->config->timeout;
+    p->shard.next_request = 1;
+    if (!disk_open(p, detail) || !links_open(p, detail))
         return false;
-    s->reader = reader_start(s);
-    s->child_watch = (struct loop_watch){.fd = child_fd(s->child), .events = POLLIN, .fire = on_child};
-    loop_watch_start(s->loop, &s->child_watch);
-    start_timers(s);
+    p->reader = reader_start(p);
+    p->child_watch = (struct loop_watch){.fd = child_fd(p->child), .events = POLLIN, .fire = on_child};
+    loop_watch_start(p->loop, &p->child_watch);
+    start_timers(p);
     return true;
 }
 
-static void stop(struct shard *s) {
-    if (s->reader)
-        reader_stop(s->reader);
-    loop_watch_stop(s->loop, &s->child_watch);
-    stop_timers(s);
-    peers_close(s);
-    links_close(s);
-    service_close(s);
-    loop_drain(s->loop, SHARD_STOP_US);
-    storage_close(s);
-    free_hosted(s);
+static void stop(struct process *p) {
+    reader_stop(p->reader);
+    loop_watch_stop(p->loop, &p->child_watch);
+    stop_timers(p);
+    peer_frames_close(p);
+    links_close(p);
+    letters_gateway_down(&p->shard);
+    loop_drain(p->loop, PROCESS_STOP_US);
+    disk_close(p);
+    for (struct hosted *h = p->shard.hosted; h; h = h->hh.next)
+        free(h->user);
+    shard_free(&p->shard);
 }
 
 int shard_main(struct child *child) {
     struct err_detail detail = {0};
-    struct shard s = {.child = child, .config = child_config(child), .next_link_id = 1, .next_request = 1};
+    struct process p = {.child = child, .config = child_config(child), .next_link_id = 1};
     loop_block_signals();
-    s.loop = loop_new(&(struct loop_options){.turn = on_turn, .ctx = &s});
-    if (!start(&s, &detail)) {
+    p.loop = loop_new(&(struct loop_options){.turn = on_turn, .ctx = &p});
+    if (!start(&p, &detail)) {
         log_error("shard cannot start: %s", detail.text);
         return detail.code == ERR_VERSION || detail.code == ERR_INVALID ? CHILD_EXIT_OPERATOR : 1;
     }
     child_ready(child);
-    loop_run(s.loop);
-    stop(&s);
+    loop_run(p.loop);
+    stop(&p);
     return 0;
 }

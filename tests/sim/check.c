@@ -286,7 +286,7 @@ void checker_state(struct process *p, uint64_t partition, uint64_t index, struct
     slot->state = crc;
 }
 
-/* ---- the wrapped call: partition.c applies to its mailbox by itself ---- */
+/* ---- a wrapped call: partition.c applies to its mailbox by itself ---- */
 
 static struct process *running;
 

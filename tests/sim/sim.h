@@ -2,8 +2,8 @@
 /*
  * The deterministic simulator: a whole cluster in one thread and in virtual
  * time. The pure cores (replica, mailbox, cluster, the journal over a simulated
- * disk, shard/partition, controller/core) are the real ones; small hosts (shard.c, controller.c)
- * stand for the processes and mirror broker/shard and broker/controller.
+ * disk, shard/core, controller/core) are the real ones; small hosts (shard.c, controller.c)
+ * stand for the processes; controller.c mirrors the rest of broker/controller.
  *
  * All that happens follows from one seed: events are ordered by (time, number),
  * random numbers come from the world's generators only.
@@ -23,7 +23,7 @@
 #include "mailbox/mailbox.h"
 #include "mem_disk.h"
 #include "replica/replica.h"
-#include "shard/partition.h"
+#include "shard/core/partition.h"
 
 enum {
     SIM_SHARDS_MAX = 2, /* of a node */
@@ -502,13 +502,13 @@ void network_free(struct sim *s);
 int network_by_member(const struct process *p, member_t m);      /* -1: no link */
 int network_by_instance(const struct process *p, uint64_t link); /* -1: no link */
 
-/* ---- shard.c, shard_storage.c ---- */
+/* ---- shard.c ---- */
 void shard_start(struct process *p);
-void shard_free(struct process *p);
+void shard_stop(struct process *p);
 void shard_message(struct process *p, int from, struct message *m);
 void shard_link_up(struct process *p, int other);
 void shard_link_down(struct process *p, int other, const struct end *was);
-void shard_turn(struct process *p);
+void shard_on_turn(struct process *p);
 void shard_timer(struct process *p);
 void shard_synced(struct process *p, uint64_t ticket);
 /* Of the process that runs now: whose mailbox is it? NULL: none. */

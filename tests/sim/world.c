@@ -192,7 +192,7 @@ static void on_turn(struct sim *s, struct event *e) {
     (void)s;
     p->turn_due = false;
     if (p->kind == PROCESS_SHARD)
-        shard_turn(p);
+        shard_on_turn(p);
     else if (p->kind == PROCESS_CONTROLLER)
         controller_turn(p);
     network_turned(p);
@@ -376,7 +376,7 @@ static void stop_jobs(struct process *p, bool power) {
 
 static void free_self(struct process *p) {
     if (p->kind == PROCESS_SHARD)
-        shard_free(p);
+        shard_stop(p);
     else if (p->kind == PROCESS_CONTROLLER)
         controller_free(p);
     else

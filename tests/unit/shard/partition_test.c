@@ -13,7 +13,7 @@
 #include "base/body.h"
 #include "base/check.h"
 #include "base/xalloc.h"
-#include "shard/partition.h"
+#include "shard/core/partition.h"
 
 enum { HOSTS = 3, ENTRIES_MAX = 256, MESSAGES_MAX = 256, READS_MAX = 16, TEXT_MAX = 8192 };
 #define WALL ((usec_t)1700000000 * USEC_S)

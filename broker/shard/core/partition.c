@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "shard/partition.h"
+#include "shard/core/partition.h"
 
 #include <stdlib.h>
 #include <string.h>

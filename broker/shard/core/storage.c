@@ -10,64 +10,40 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/body.h"
 #include "base/check.h"
 #include "base/counters.h"
-#include "base/log.h"
 #include "base/xalloc.h"
-#include "shard/shard_private.h"
+#include "shard/core/core.h"
 
 /* Damage is numbered within a start of the journal, so that numbers only grow. */
 enum { DAMAGE_START_SHIFT = 24 };
 
-/* ---- completions: journal's thread -> loop ---- */
-
-static void post(struct shard *s, uint64_t *highest, int *posted, struct loop_event *event, uint64_t ticket) {
-    __atomic_store_n(highest, ticket, __ATOMIC_RELEASE);
-    if (!__atomic_exchange_n(posted, 1, __ATOMIC_ACQ_REL))
-        loop_post(s->loop, event);
-}
-
-static void on_synced_thread(void *ctx, uint64_t ticket) {
-    struct shard *s = ctx;
-    post(s, &s->synced_ticket, &s->synced_posted, &s->synced_event, ticket);
-}
-
-static void on_written_thread(void *ctx, uint64_t ticket) {
-    struct shard *s = ctx;
-    post(s, &s->written_ticket, &s->written_posted, &s->written_event, ticket);
-}
+/* ---- completions ---- */
 
 static void tell(struct shard *s, const struct flush_item *item, bool synced) {
     struct hosted *h = shard_find(s, item->partition);
-    usec_t now = loop_now(s->loop);
+    usec_t now = shard_now(s);
     if (!h || !h->partition)
         return;
-    child_working_on(s->child, h->id);
+    shard_working_on(s, h->id);
     shard_touch(h);
     if (item->mark)
         replica_stored(h->partition->replica, item->mark, synced, now, &h->partition->replica_effects);
     if (synced && item->checkpoint)
         partition_checkpointed(h->partition, item->checkpoint);
     partition_run(h->partition, now);
-    child_working_on(s->child, 0);
+    shard_working_on(s, 0);
 }
 
-static void on_written(struct loop_event *event) {
-    struct shard *s = (struct shard *)((char *)event - offsetof(struct shard, written_event));
-    __atomic_store_n(&s->written_posted, 0, __ATOMIC_RELEASE);
-    uint64_t ticket = __atomic_load_n(&s->written_ticket, __ATOMIC_ACQUIRE);
+void storage_written(struct shard *s, uint64_t ticket) {
     for (; s->written_next && s->written_next->ticket <= ticket; s->written_next = s->written_next->next)
         for (size_t i = 0; i < s->written_next->count; i++)
             tell(s, &s->written_next->items[i], false);
 }
 
-static void on_synced(struct loop_event *event) {
-    struct shard *s = (struct shard *)((char *)event - offsetof(struct shard, synced_event));
-    __atomic_store_n(&s->synced_posted, 0, __ATOMIC_RELEASE);
-    uint64_t ticket = __atomic_load_n(&s->synced_ticket, __ATOMIC_ACQUIRE);
+void storage_synced(struct shard *s, uint64_t ticket) {
     journal_completed(s->journal, ticket);
     while (s->flushes && s->flushes->ticket <= ticket) {
         struct flush *f = s->flushes;
@@ -154,8 +130,8 @@ void storage_checkpoint(struct hosted *h, const struct partition_checkpoint *c) 
     if (err != ERR_OK) {
         /* a journal that lacks what its own log names, or a state past a segment:
          * going on would lose track of what is stored */
-        log_error("partition %" PRIu64 " (%s/%u): checkpoint at %" PRIu64 ": %s", h->id, h->name, h->number,
-                  c->base_index, err_text(err));
+        shard_say(h->shard, true, "partition %" PRIu64 " (%s/%u): checkpoint at %" PRIu64 ": %s", h->id,
+                  h->name, h->number, c->base_index, err_text(err));
         CHECK(err == ERR_TOO_LARGE && !c->install);
         return;
     }
@@ -197,6 +173,15 @@ void storage_flush(struct shard *s) {
         s->written_next = f;
 }
 
+void storage_free(struct shard *s) {
+    while (s->flushes) {
+        struct flush *f = s->flushes;
+        s->flushes = f->next;
+        free(f->items);
+        free(f);
+    }
+}
+
 /* ---- space ---- */
 
 static void sum_up(void *ctx, uint64_t partition) {
@@ -217,71 +202,9 @@ void storage_reclaim(struct shard *s) {
     /* idle: let a torn tail and damage be told apart */
     if (journal_in_flight(s->journal) == 0)
         journal_prove(s->journal);
-    struct journal_statistics stats;
-    journal_statistics(s->journal, &stats);
-    counters_set(COUNTER_journal_segments, stats.segments);
-    counters_set(COUNTER_journal_bytes, stats.written_bytes);
-    counters_set(COUNTER_journal_bytes_copied, stats.moved_bytes);
-    counters_set(COUNTER_disk_free, journal_space(s->journal));
 }
 
 /* ---- recovery ---- */
-
-/* Of the boot's id, which the kernel draws, 64 bits; 0: there is none to read. */
-static uint64_t boot_of_machine(void) {
-    unsigned long long high = 0;
-    unsigned middle = 0, low = 0;
-    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
-    int fields = f ? fscanf(f, "%8llx-%4x-%4x", &high, &middle, &low) : 0;
-    if (f)
-        fclose(f);
-    if (fields != 3) {
-        log_error("the machine's boot id cannot be read: after a power failure, mailboxes of durability "
-                  "written may take what is lost for whole");
-        return 0;
-    }
-    return (uint64_t)high << 32 | (uint64_t)middle << 16 | low;
-}
-
-bool storage_open(struct shard *s, struct err_detail *detail) {
-    char folder[CONFIG_PATH_BYTES_MAX + 32];
-    snprintf(folder, sizeof folder, "%s/shard-%u", s->config->data, child_index(s->child));
-    uint64_t random;
-    CHECK(getrandom(&random, sizeof random, 0) == (ssize_t)sizeof random);
-    s->synced_event.fire = on_synced;
-    s->written_event.fire = on_written;
-    struct journal_recovered recovered;
-    enum err err = journal_open(&(struct journal_options){.folder = folder,
-                                                          .segment_bytes = (uint32_t)s->config->segment_bytes,
-                                                          .batch_type = ENTRY_BATCH,
-                                                          .random = random | 1,
-                                                          .completed = on_synced_thread,
-                                                          .written = on_written_thread,
-                                                          .ctx = s},
-                                &s->journal, &recovered, detail);
-    if (err != ERR_OK)
-        return false;
-    s->self = recovered.identity;
-    s->starts = recovered.start;
-    s->boot = boot_of_machine();
-    log_info("journal %s: %zu partitions, %zu segments, start %" PRIu64 "%s%s", folder, recovered.partitions,
-             recovered.segments, recovered.start, recovered.created ? ", new" : "",
-             recovered.damaged ? ", DAMAGED" : "");
-    return true;
-}
-
-void storage_close(struct shard *s) {
-    if (!s->journal)
-        return;
-    journal_flush(s->journal);
-    journal_close(s->journal);
-    while (s->flushes) {
-        struct flush *f = s->flushes;
-        s->flushes = f->next;
-        free(f->items);
-        free(f);
-    }
-}
 
 /* The log behind the base as the journal has it; bodies are fetched when needed. */
 static struct entry *log_of(struct shard *s, const struct journal_partition *jp, size_t *count) {
@@ -346,8 +269,9 @@ static struct partition *recover(struct shard *s, struct hosted *h, struct journ
                                                                     .mailbox = h->name,
                                                                     .settings = h->settings,
                                                                     .self = s->self,
-                                                                    .failure_timeout = s->config->timeout,
-                                                                    .host = shard_host(),
+                                                                    .failure_timeout = s->failure_timeout,
+                                                                    .append_entries = s->append_entries,
+                                                                    .host = shard_partition_host(),
                                                                     .host_context = s},
                                         &state, checkpoint ? &d : NULL);
     free(entries);
@@ -363,7 +287,8 @@ bool storage_partition(struct shard *s, struct hosted *h) {
         jp = (struct journal_partition){.id = h->id, .promise = jp.promise};
     h->partition = recover(s, h, &jp);
     if (!h->partition) {
-        log_error("partition %" PRIu64
+        shard_say(h->shard, true,
+                  "partition %" PRIu64
                   " (%s/%u): its checkpoint cannot be read; it stands still until it is rebuilt",
                   h->id, h->name, h->number);
         return false;
@@ -372,7 +297,7 @@ bool storage_partition(struct shard *s, struct hosted *h) {
     journal_set_aside(s->journal, h->id, false);
     if (written(h) && s->boot && !replica_damaged(h->partition->replica))
         journal_write_boot(s->journal, h->id, s->boot);
-    partition_time(h->partition, loop_now(s->loop), loop_wall(s->loop));
+    partition_time(h->partition, shard_now(s), s->calls->wall(s->host));
     h->flushed_mark = replica_mark(h->partition->replica);
     return true;
 }

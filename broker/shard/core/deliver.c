@@ -10,10 +10,8 @@
 #include "base/body.h"
 #include "base/check.h"
 #include "base/counters.h"
-#include "base/crc.h"
-#include "base/log.h"
 #include "base/xalloc.h"
-#include "shard/shard_private.h"
+#include "shard/core/core.h"
 
 static void keep_read(struct hosted *h, uint64_t index, struct body *body) {
     struct read_batch *slot = &h->cached[h->cached_next++ % SHARD_CACHED_READS];
@@ -30,29 +28,14 @@ struct body *deliver_body(struct hosted *h, uint64_t index) {
 }
 
 static void send_run(struct hosted *h, const struct mailbox_effect *e, struct body *batch) {
-    struct shard_link *l = links_gateway(h->shard, e->deliver.gateway);
+    struct shard_link *l = service_gateway(h->shard, e->deliver.gateway);
     size_t offset, bytes;
     if (!l)
         return; /* its loss comes back through mailbox_gateway_lost */
     CHECK(batch_slice(batch->data, batch->size, (uint32_t)(e->deliver.first_offset - e->deliver.base_offset),
                       e->deliver.count, &offset, &bytes));
     struct body *run = body_slice(batch, offset, bytes);
-    Mr__Delivery d = MR__DELIVERY__INIT;
-    Mr__ShardDelivery m = MR__SHARD_DELIVERY__INIT;
-    m.partition = h->id;
-    m.consumer_id =
-        (ProtobufCBinaryData){sizeof e->deliver.consumer, (uint8_t *)(uintptr_t)e->deliver.consumer.bytes};
-    m.subscription = (char *)(uintptr_t)e->deliver.subscription;
-    m.delivery = &d;
-    d.partition = h->number;
-    d.first_offset = e->deliver.first_offset;
-    d.count = e->deliver.count;
-    d.epoch = e->deliver.epoch;
-    d.delivery_number = e->deliver.delivery_number;
-    d.attempt = e->deliver.attempt;
-    d.stamp = e->deliver.stamp;
-    d.crc = crc32c(0, run->data, run->size);
-    link_send(l->link, FRAME_SHARD_DELIVERY, &m.base, &run, 1);
+    h->shard->calls->deliver(l, h, e, run);
     body_drop(run);
     counters_add(COUNTER_deliveries, e->deliver.count);
     if (e->deliver.attempt > 1)
@@ -88,7 +71,7 @@ static void send_waiting(struct hosted *h) {
         if (!batch) {
             if (!h->reading) {
                 h->reading = true;
-                reader_batch(h, w->effect.deliver.batch_index);
+                read_batch(h, w->effect.deliver.batch_index);
             }
             return;
         }

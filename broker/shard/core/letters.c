@@ -14,7 +14,7 @@
 #include "base/check.h"
 #include "base/counters.h"
 #include "base/xalloc.h"
-#include "shard/shard_private.h"
+#include "shard/core/core.h"
 
 enum { LETTER_HEADERS = 6, NUMBER_BYTES = 24 };
 
@@ -53,9 +53,8 @@ static void answer(struct shard *s, struct forward *f, enum err code) {
     if (!h || !h->partition || !mailbox_leading(h->partition->mailbox))
         return;
     shard_touch(h);
-    mailbox_dead_lettered(h->partition->mailbox, intent, code, loop_now(s->loop),
-                          &h->partition->mailbox_effects);
-    partition_run(h->partition, loop_now(s->loop));
+    mailbox_dead_lettered(h->partition->mailbox, intent, code, shard_now(s), &h->partition->mailbox_effects);
+    partition_run(h->partition, shard_now(s));
     if (code == ERR_OK)
         counters_add(COUNTER_dead_letters, 1);
 }
@@ -122,12 +121,10 @@ static void send_letter(struct hosted *h, struct forward *f, struct body *batch)
         answer(s, f, ERR_UNAVAILABLE);
         return;
     }
-    struct body *body = pack(h, f, &m, loop_wall(s->loop));
-    Mr__ForwardPublish out = MR__FORWARD_PUBLISH__INIT;
-    out.request = f->request;
-    out.mailbox = f->target;
-    out.partition = f->target_partition;
-    link_send(l->link, FRAME_FORWARD_PUBLISH, &out.base, &body, 1);
+    struct body *body = pack(h, f, &m, s->calls->wall(s->host));
+    s->calls->letter(
+        l, &(struct shard_letter){
+               .request = f->request, .mailbox = f->target, .number = f->target_partition, .batch = body});
     body_drop(body);
 }
 
@@ -154,7 +151,7 @@ void letters_send(struct hosted *h, const struct mailbox_effect *e) {
         send_letter(h, f, batch);
     } else {
         f->reading = true;
-        reader_batch(h, f->batch_index);
+        read_batch(h, f->batch_index);
     }
 }
 
@@ -172,10 +169,10 @@ void letters_read(struct hosted *h, uint64_t index, struct body *body) {
     }
 }
 
-void letters_forwarded(struct shard *s, const Mr__Forwarded *m) {
+void letters_forwarded(struct shard *s, uint64_t request, enum err code) {
     for (struct forward *f = s->forwards; f; f = f->next) {
-        if (f->request == m->request) {
-            answer(s, f, m->code);
+        if (f->request == request) {
+            answer(s, f, code);
             return;
         }
     }
