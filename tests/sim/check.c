@@ -12,88 +12,9 @@
 #include "base/check.h"
 #include "base/crc.h"
 #include "base/xalloc.h"
-#include "clients.h"
+#include "check.h"
 
-enum { GENERATIONS_MAX = 64, STATE_EVERY = 64, DROP_REASON_PURGED = 3 /* as the mailbox's log has it */ };
-
-struct written { /* an entry that some replica has stored */
-    uint64_t epoch;
-    uint32_t crc;
-};
-
-struct slot { /* one index of one partition */
-    struct written *written;
-    size_t written_count, written_capacity;
-    bool committed;
-    uint64_t epoch;
-    uint32_t crc, state;
-};
-
-struct origin { /* one offset: who published it */
-    uint32_t publisher, generation, number;
-    uint64_t sequence, index;
-    bool letter;
-};
-
-struct history { /* of an offset in a subscription, as consumers saw it */
-    bool delivered, done;
-    int done_by;
-    uint64_t done_epoch;
-    uint32_t done_number, number;
-    uint64_t epoch; /* of the newest delivery */
-    int consumer;
-};
-
-struct sequences { /* of one producer in one partition: offset by sequence, plus one */
-    uint64_t *base;
-    size_t capacity;
-    uint64_t last;
-};
-
-struct epoch_leader {
-    uint64_t epoch;
-    int process;
-    bool taken;
-};
-
-struct letter {
-    struct producer_id producer;
-    uint64_t sequence;
-};
-
-struct begun { /* a subscription, and where the log ended then */
-    char name[SIM_NAME_BYTES];
-    uint64_t offset;
-};
-
-struct log {
-    struct begun begun[2 * SIM_SUBSCRIPTIONS_MAX];
-    size_t begun_count;
-    struct slot *slots; /* by index */
-    size_t slots_capacity;
-    uint64_t applied;      /* highest index applied anywhere */
-    uint64_t active_epoch; /* highest that came to be */
-    struct origin *offsets;
-    size_t offsets_capacity;
-    uint64_t next_offset;
-    uint64_t purged_below;       /* what is purged need not come */
-    struct sequences *sequences; /* [SIM_PUBLISHERS_MAX][GENERATIONS_MAX], once there is one */
-    struct history *histories[SIM_SUBSCRIPTIONS_MAX];
-    size_t histories_capacity[SIM_SUBSCRIPTIONS_MAX];
-    struct epoch_leader *leaders;
-    size_t leaders_count, leaders_capacity;
-    uint64_t acting_epoch; /* highest that has delivered */
-    struct letter *letters;
-    size_t letters_count, letters_capacity;
-};
-
-struct checker {
-    struct replica_set voters; /* of the metadata group, as committed last */
-    struct sim *sim;
-    struct log *logs; /* by partition's id */
-};
-
-static struct log *log_of(struct sim *s, uint64_t partition) {
+struct log *check_log(struct sim *s, uint64_t partition) {
     CHECK(partition <= s->partitions_max);
     return &s->checker->logs[partition];
 }
@@ -127,7 +48,7 @@ static uint32_t crc_of(const struct entry *e) {
 /* ---- agreement ---- */
 
 void checker_write(struct process *p, uint64_t partition, const struct entry *e) {
-    struct slot *slot = slot_of(log_of(p->sim, partition), e->index);
+    struct slot *slot = slot_of(check_log(p->sim, partition), e->index);
     uint32_t crc = crc_of(e);
     for (size_t i = 0; i < slot->written_count; i++) {
         if (slot->written[i].epoch != e->epoch)
@@ -189,8 +110,13 @@ static void commit_batch(struct sim *s, struct log *l, uint64_t partition, const
         if (!payload_check((const uint8_t *)m.payload.data, m.payload.size, &stamp))
             sim_violation(s, "honest", "p%d index %llu message %u is not as published", (int)partition,
                           (unsigned long long)e->index, i);
-        *offset_of(l, h.base_offset + i) = (struct origin){stamp.publisher, stamp.generation, stamp.number,
-                                                           stamp.sequence,  e->index,         letter};
+        *offset_of(l, h.base_offset + i) = (struct origin){stamp.publisher,
+                                                           stamp.generation,
+                                                           stamp.number,
+                                                           stamp.sequence,
+                                                           e->index,
+                                                           letter,
+                                                           m.key.size ? *(const uint8_t *)m.key.data : 0};
     }
     l->next_offset += h.count;
     if (letter)
@@ -199,7 +125,7 @@ static void commit_batch(struct sim *s, struct log *l, uint64_t partition, const
         commit_sequence(s, l, partition, &h, &stamp);
 }
 
-static struct begun *begun_of(struct log *l, const char *name) {
+struct begun *check_begun(struct log *l, const char *name) {
     for (size_t i = 0; i < l->begun_count; i++)
         if (strcmp(l->begun[i].name, name) == 0)
             return &l->begun[i];
@@ -211,7 +137,7 @@ static void commit_subscribe(struct log *l, const struct entry *e) {
     char name[SIM_NAME_BYTES];
     bool begins = decode_u8(&d) == 1;
     decode_string(&d, name, sizeof name);
-    struct begun *b = begun_of(l, name);
+    struct begun *b = check_begun(l, name);
     CHECK(!d.failed);
     if (begins && !b) {
         CHECK(l->begun_count < sizeof l->begun / sizeof l->begun[0]);
@@ -248,7 +174,7 @@ static void commit_voters(struct sim *s, const struct entry *e) {
 }
 
 void checker_apply(struct process *p, uint64_t partition, const struct entry *e) {
-    struct log *l = log_of(p->sim, partition);
+    struct log *l = check_log(p->sim, partition);
     struct slot *slot = slot_of(l, e->index);
     uint32_t crc = crc_of(e);
     if (slot->committed) {
@@ -278,7 +204,7 @@ void checker_apply(struct process *p, uint64_t partition, const struct entry *e)
 
 /* All replicas that have applied the same index hold the same state. */
 void checker_state(struct process *p, uint64_t partition, uint64_t index, struct encoder *e) {
-    struct slot *slot = slot_of(log_of(p->sim, partition), index);
+    struct slot *slot = slot_of(check_log(p->sim, partition), index);
     uint32_t crc = crc32c(1, e->data, e->size) | 1;
     if (slot->state && slot->state != crc)
         sim_violation(p->sim, "agreement", "p%d: %s has another state than others after index %llu",
@@ -326,7 +252,7 @@ static struct epoch_leader *leader_of(struct log *l, uint64_t epoch) {
 /* An epoch is taken once its record is synced; before, nothing of it is seen by
  * anybody, and a process that dies then may begin it anew. */
 void checker_leading(struct process *p, uint64_t partition, uint64_t epoch) {
-    struct log *l = log_of(p->sim, partition);
+    struct log *l = check_log(p->sim, partition);
     struct epoch_leader *e = leader_of(l, epoch);
     if (e && (e->taken || e->process != p->id))
         sim_violation(p->sim, "one leader", "p%d epoch %llu is led by %s and by %s%s", (int)partition,
@@ -343,7 +269,7 @@ void checker_leading(struct process *p, uint64_t partition, uint64_t epoch) {
 
 /* Something of the epoch leaves its leader. */
 void checker_sends(struct process *p, uint64_t partition, uint64_t epoch) {
-    struct epoch_leader *e = leader_of(log_of(p->sim, partition), epoch);
+    struct epoch_leader *e = leader_of(check_log(p->sim, partition), epoch);
     if (!e || e->process != p->id)
         sim_violation(p->sim, "one leader", "p%d: %s sends entries of epoch %llu, which it does not lead",
                       (int)partition, p->name, (unsigned long long)epoch);
@@ -351,7 +277,7 @@ void checker_sends(struct process *p, uint64_t partition, uint64_t epoch) {
 }
 
 void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint64_t applied) {
-    struct log *l = log_of(p->sim, partition);
+    struct log *l = check_log(p->sim, partition);
     sim_trace(p->sim, "%s p%d active in epoch %llu at index %llu", p->name, (int)partition,
               (unsigned long long)epoch, (unsigned long long)applied);
     checker_sends(p, partition, epoch);
@@ -368,7 +294,7 @@ void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint6
 
 /* A settlement may be answered late: it was committed, and nobody else changes it. */
 static void acts(struct process *p, uint64_t partition, uint64_t epoch) {
-    struct log *l = log_of(p->sim, partition);
+    struct log *l = check_log(p->sim, partition);
     if (epoch < l->acting_epoch)
         sim_violation(p->sim, "fenced", "p%d: %s delivers in epoch %llu after epoch %llu has", (int)partition,
                       p->name, (unsigned long long)epoch, (unsigned long long)l->acting_epoch);
@@ -393,13 +319,44 @@ static void check_exclusive(struct process *p, uint64_t partition, const struct 
                               (unsigned long long)c.leased);
 }
 
+struct history *check_history(struct log *l, int subscription, uint64_t offset) {
+    return at_least(&l->histories[subscription], &l->histories_capacity[subscription], offset,
+                    sizeof(struct history));
+}
+
+/* Exclusive, and each key by key: the first time, messages go out in their order. */
+static void sent_one(struct process *p, uint64_t partition, const struct box *b, int k, uint64_t offset) {
+    struct log *l = check_log(p->sim, partition);
+    struct history *h = check_history(l, k, offset);
+    bool by_key = b->settings.dispatch == DISPATCH_KEY;
+    uint64_t *below = &l->sent_below[k][by_key ? offset_of(l, offset)->key : 0];
+    if (h->sent)
+        return;
+    h->sent = true;
+    if (offset < *below)
+        sim_violation(p->sim, "order", "p%d %s: %s sends offset %llu for the first time after %llu",
+                      (int)partition, b->subscriptions[k], p->name, (unsigned long long)offset,
+                      (unsigned long long)(*below - 1));
+    *below = offset + 1;
+}
+
+static void sent(struct process *p, uint64_t partition, const struct mailbox_effect *e) {
+    const struct box *b = clients_box_of(p->sim, partition);
+    int k = b ? clients_subscription(b, e->deliver.subscription) : -1;
+    if (k < 0 || (b->settings.dispatch != DISPATCH_EXCLUSIVE && b->settings.dispatch != DISPATCH_KEY))
+        return;
+    for (uint32_t i = 0; i < e->deliver.count; i++)
+        sent_one(p, partition, b, k, e->deliver.first_offset + i);
+}
+
 void checker_deliver(struct process *p, uint64_t partition, const struct mailbox_effect *e) {
-    struct log *l = log_of(p->sim, partition);
+    struct log *l = check_log(p->sim, partition);
     acts(p, partition, e->deliver.epoch);
     check_exclusive(p, partition, e);
     if (e->deliver.first_offset + e->deliver.count > l->next_offset)
         sim_violation(p->sim, "honest", "p%d: %s delivers offset %llu, which is not committed",
                       (int)partition, p->name, (unsigned long long)e->deliver.first_offset);
+    sent(p, partition, e);
 }
 
 /* ---- conserved ---- */
@@ -434,7 +391,7 @@ void checker_turn(struct process *p, struct partition *partition) {
 
 void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned generation, uint64_t sequence,
                      uint64_t base_offset) {
-    struct log *l = log_of(s, partition);
+    struct log *l = check_log(s, partition);
     CHECK(generation < GENERATIONS_MAX);
     struct sequences *q = sequences_of(l, (unsigned)publisher, generation);
     uint64_t base = sequence < q->capacity ? q->base[sequence] : 0;
@@ -448,16 +405,11 @@ void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned 
                       (unsigned long long)(base - 1));
 }
 
-static struct history *history_of(struct log *l, int subscription, uint64_t offset) {
-    return at_least(&l->histories[subscription], &l->histories_capacity[subscription], offset,
-                    sizeof(struct history));
-}
-
 static void got_one(struct sim *s, uint64_t partition, int subscription, int consumer, uint64_t offset,
                     const struct message *m, const struct batch_message *in) {
-    struct log *l = log_of(s, partition);
+    struct log *l = check_log(s, partition);
     struct origin *o = offset_of(l, offset);
-    struct history *h = history_of(l, subscription, offset);
+    struct history *h = check_history(l, subscription, offset);
     struct stamp stamp;
     if (!payload_check((const uint8_t *)in->payload.data, in->payload.size, &stamp) ||
         offset >= l->next_offset || stamp.publisher != o->publisher || stamp.generation != o->generation ||
@@ -492,7 +444,7 @@ void checker_got(struct sim *s, uint64_t partition, int subscription, int consum
 
 void checker_settle_result(struct sim *s, uint64_t partition, int subscription, int consumer, uint64_t offset,
                            const struct mailbox_settlement *item, enum settle_result result) {
-    struct history *h = history_of(log_of(s, partition), subscription, offset);
+    struct history *h = check_history(check_log(s, partition), subscription, offset);
     if (result == SETTLE_TOO_LATE)
         sim_count(s, RARE_too_late);
     if (result == SETTLE_ALREADY)
@@ -512,133 +464,12 @@ void checker_settle_result(struct sim *s, uint64_t partition, int subscription, 
     h->done_number = item->delivery_number;
 }
 
-/* ---- the end ---- */
-
-static struct partition *led(struct sim *s, uint64_t partition) {
-    for (int i = 0; i < s->processes_count; i++) {
-        struct process *p = &s->processes[i];
-        struct partition *found = p->kind == PROCESS_SHARD && p->up ? shard_partition(p, partition) : NULL;
-        if (found && mailbox_leading(found->mailbox))
-            return found;
-    }
-    return NULL;
-}
-
-/* What did not come to a subscription, purged or not. Of what was stored already
- * when it began only the number is known that it is to get. */
-struct missed {
-    uint64_t count, purged, first;
-};
-
-static struct missed missed_by(struct log *l, int k, const struct subscription_stats *t) {
-    struct begun *b = begun_of(l, t->name);
-    uint64_t begun = b ? b->offset : 0, due = t->published - (l->next_offset - begun), came = 0;
-    struct missed m = {.first = UINT64_MAX};
-    for (uint64_t offset = 0; offset < l->next_offset; offset++) {
-        bool delivered = history_of(l, k, offset)->delivered;
-        if (offset < begun)
-            came += delivered;
-        else if (!delivered && offset < l->purged_below)
-            m.purged++;
-        else if (!delivered)
-            m.first = m.count++ ? m.first : offset;
-    }
-    if (came < due)
-        *(l->purged_below > begun ? &m.purged : &m.count) += due - came;
-    return m;
-}
-
-/* Each message has come, or the subscription counts that it need not: purged, or by
- * policy expired, dropped, dead. Of `exact` mailboxes policy takes nothing unseen. */
-static bool subscription_delivered(struct sim *s, const struct box *b, uint64_t partition, int k,
-                                   const struct subscription_stats *t, char *why, size_t size) {
-    struct missed m = missed_by(log_of(s, partition), k, t);
-    uint64_t policy = t->expired + t->dropped + t->dead;
-    if (m.count <= (b->exact ? 0 : policy) && m.purged <= t->purged + policy)
-        return true;
-    snprintf(why, size, "p%d: %llu messages, and %llu purged ones, never came to %s (first: %lld)",
-             (int)partition, (unsigned long long)m.count, (unsigned long long)m.purged, t->name,
-             (long long)m.first);
-    return false;
-}
-
-/* What no subscription needs any more is let go, that of deleted ones too. */
-static bool released(uint64_t partition, const struct mailbox *m, char *why, size_t size) {
-    struct mailbox_stats t;
-    mailbox_stats(m, &t);
-    if (t.messages)
-        snprintf(why, size, "p%d: %llu messages wait, but for no subscription", (int)partition,
-                 (unsigned long long)t.messages);
-    return t.messages == 0;
-}
-
-/* What the leaders still hold, as they count it. */
-static bool drained(struct sim *s, const struct box *b, uint64_t partition, char *why, size_t size) {
-    struct partition *p = led(s, partition);
-    struct subscription_stats t;
-    if (!p) {
-        snprintf(why, size, "p%d has no leader", (int)partition);
-        return false;
-    }
-    for (size_t i = 0; mailbox_subscription_stats(p->mailbox, i, &t); i++) {
-        int k = clients_subscription(b, t.name);
-        if (t.ready + t.leased + t.delayed + t.dying) {
-            snprintf(why, size, "p%d %s: ready %llu leased %llu delayed %llu dying %llu%s%s", (int)partition,
-                     t.name, (unsigned long long)t.ready, (unsigned long long)t.leased,
-                     (unsigned long long)t.delayed, (unsigned long long)t.dying, t.reason[0] ? ", " : "",
-                     t.reason);
-            return false;
-        }
-        if (k >= 0 && !subscription_delivered(s, b, partition, k, &t, why, size))
-            return false;
-    }
-    return released(partition, p->mailbox, why, size);
-}
-
-bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size) {
-    for (int i = 0; i < s->clients->boxes_count; i++) {
-        struct box *b = &s->clients->boxes[i];
-        for (uint32_t k = 0; k < b->settings.partitions; k++) {
-            uint64_t partition = (uint64_t)b->first_partition + k;
-            if (!drained(s, b, partition, why, size))
-                return false;
-        }
-    }
-    return true;
-}
-
-/* What the sources counted as dead letters is stored in box0, each once. */
-void checker_letters(struct sim *s) {
-    uint64_t dead = 0, stored = 0;
-    struct subscription_stats t;
-    if (!s->clients->letters)
-        return;
-    for (int i = 0; i < s->clients->boxes_count; i++) {
-        struct box *b = &s->clients->boxes[i];
-        for (uint32_t k = 0; k < b->settings.partitions; k++) {
-            uint64_t partition = (uint64_t)b->first_partition + k;
-            struct partition *p = led(s, partition);
-            for (size_t n = 0; mailbox_subscription_stats(p->mailbox, n, &t); n++)
-                dead += b->settings.dead_letter[0] ? t.dead : 0;
-        }
-    }
-    for (uint64_t i = 0; i <= s->partitions_max; i++)
-        stored += s->checker->logs[i].letters_count;
-    if (dead > stored || (dead < stored && !s->clients->letters_lost))
-        sim_violation(s, "conserved", "%llu dead letters were sent, %llu are stored",
-                      (unsigned long long)dead, (unsigned long long)stored);
-}
-
-/* Another one will take the slot. */
-void checker_subscription_gone(struct sim *s, uint64_t partition, int subscription) {
-    struct log *l = log_of(s, partition);
-    free(l->histories[subscription]);
-    l->histories[subscription] = NULL;
-    l->histories_capacity[subscription] = 0;
+uint64_t checker_purged_below(struct sim *s, uint64_t partition) {
+    return check_log(s, partition)->purged_below;
 }
 
 uint64_t checker_next_offset(struct sim *s, uint64_t partition) {
-    return log_of(s, partition)->next_offset;
+    return check_log(s, partition)->next_offset;
 }
 
 /* ---- life ---- */

@@ -70,6 +70,9 @@ struct held {
     enum settle_kind kind;
     usec_t delay, act_at, sent_at;
     uint64_t request;
+    char key;
+    usec_t leased_at, leased_until; /* certainly, unless something happens to its link */
+    uint64_t link;
 };
 
 struct consumer {

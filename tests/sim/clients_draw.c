@@ -95,9 +95,8 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
         c->id.bytes[k] = (uint8_t)rng_next(&s->work);
 }
 
-static int consumers_of(struct sim *s, const struct box *b) {
-    int n = 1 + (int)rng_below(&s->work, 2);
-    return n;
+static int consumers_of(struct sim *s) {
+    return 1 + (int)rng_below(&s->work, 2);
 }
 
 void clients_make(struct sim *s) {
@@ -112,7 +111,7 @@ void clients_make(struct sim *s) {
         draw_publisher(s, i, c->boxes_count);
     for (int i = 0; i < c->boxes_count; i++)
         for (int k = 0; k < box(s, i)->subscriptions_count; k++)
-            for (int n = consumers_of(s, box(s, i)); n > 0 && c->consumers_count < SIM_CONSUMERS_MAX; n--)
+            for (int n = consumers_of(s); n > 0 && c->consumers_count < SIM_CONSUMERS_MAX; n--)
                 draw_consumer(s, c->consumers_count++, i, k);
 }
 

@@ -67,6 +67,13 @@ static void lend_all(struct sim *s, struct consumer *c) {
         consumer_lend(s, c, (uint64_t)b->first_partition + i);
 }
 
+/* The link this consumer's gateway has to the partition's leader, whole at both ends; 0: none. */
+static uint64_t link_to_leader(struct sim *s, const struct consumer *c, uint64_t partition) {
+    struct process *g = clients_gateway_up(s, c->gateway);
+    int leader = g ? g->gateway->leader[partition] : -1;
+    return leader >= 0 && g->ends[leader].up ? network_whole(g, leader) : 0;
+}
+
 static void decide(struct sim *s, struct consumer *c, struct held *h) {
     unsigned dice = (unsigned)rng_below(&s->work, 100);
     h->kind = dice < 86 || s->calm ? SETTLE_ACK
@@ -80,6 +87,7 @@ static void decide(struct sim *s, struct consumer *c, struct held *h) {
                : h->kind == SETTLE_EXTEND ? 500 * USEC_MS
                                           : 0;
     h->state = SETTLING;
+    h->leased_until = 0; /* an extension may shorten it */
     h->sent_at = 0;
     h->request = ++s->clients->next_request;
 }
@@ -137,7 +145,35 @@ void consumer_settled(struct sim *s, const struct message *m) {
     }
 }
 
-static void take_message(struct sim *s, struct consumer *c, const struct message *m, uint64_t offset) {
+/* Exclusive: one consumer has messages at a time; by key: for each key. Judged where
+ * it is certain: the same leader gave both, and the first one's lease cannot have
+ * ended: it has not answered, its time has not come, its link is the one it came by. */
+static void judge_sharing(struct sim *s, const struct consumer *c, const struct message *m, char key) {
+    const struct box *b = clients_box(s, c->box);
+    if (!b->exact || (b->settings.dispatch != DISPATCH_EXCLUSIVE && b->settings.dispatch != DISPATCH_KEY))
+        return;
+    for (int k = 0; k < s->clients->consumers_count; k++) {
+        struct consumer *o = &s->clients->consumers[k];
+        if (o == c || !o->alive || o->box != c->box || o->subscription != c->subscription)
+            continue;
+        for (int i = 0; i < o->held_count; i++) {
+            struct held *h = &o->held[i];
+            if (h->partition != m->partition || h->epoch != m->delivery.epoch || h->state != HELD ||
+                h->leased_at >= m->delivery.sent_at || h->leased_until <= m->delivery.sent_at ||
+                h->link != link_to_leader(s, o, h->partition) ||
+                h->offset < checker_purged_below(s, h->partition))
+                continue;
+            if (b->settings.dispatch == DISPATCH_EXCLUSIVE || h->key == key)
+                sim_violation(s, "order",
+                              "p%d: consumers %d (offset %llu) and %d (from offset %llu) are at work at once",
+                              (int)m->partition, o->index, (unsigned long long)h->offset, c->index,
+                              (unsigned long long)m->delivery.first_offset);
+        }
+    }
+}
+
+static void take_message(struct sim *s, struct consumer *c, const struct message *m, uint64_t offset,
+                         char key) {
     for (int i = 0; i < c->held_count; i++) /* again: it has come back to the same consumer */
         if (c->held[i].partition == m->partition && c->held[i].offset == offset) {
             forget_held(c, i);
@@ -152,7 +188,11 @@ static void take_message(struct sim *s, struct consumer *c, const struct message
                        .offset = offset,
                        .epoch = m->delivery.epoch,
                        .number = m->delivery.delivery_number,
-                       .act_at = s->now + think};
+                       .act_at = s->now + think,
+                       .key = key,
+                       .leased_at = m->delivery.sent_at,
+                       .leased_until = m->delivery.sent_at + clients_box(s, c->box)->settings.ack_timeout / 4,
+                       .link = link_to_leader(s, c, m->partition)};
 }
 
 bool consumer_is_of(struct sim *s, const struct consumer *c, uint64_t partition, const char *subscription) {
@@ -171,8 +211,13 @@ void consumer_delivery(struct sim *s, struct process *g, const struct message *m
     c->lent[m->partition] -= count < c->lent[m->partition] ? count : c->lent[m->partition];
     if (!c->ready[m->partition] && c->lent[m->partition] <= c->burst[m->partition] / 2)
         c->ready[m->partition] = c->burst[m->partition] *= 2; /* it used up what it asked for */
-    for (uint32_t i = 0; i < count; i++)
-        take_message(s, c, m, m->delivery.first_offset + i);
+    struct batch_cursor cursor = batch_run(m->delivery.run->data, m->delivery.run->size);
+    struct batch_message in;
+    for (uint32_t i = 0; i < count && batch_next(&cursor, &in); i++) {
+        char key = in.key.size ? *(const char *)in.key.data : 0;
+        judge_sharing(s, c, m, key);
+        take_message(s, c, m, m->delivery.first_offset + i, key);
+    }
     s->result.delivered += count;
 }
 

@@ -376,6 +376,12 @@ void network_turned(struct process *p) {
     p->packed_count = 0;
 }
 
+uint64_t network_whole(const struct process *from, int to) {
+    const struct end *there = &from->sim->processes[to].ends[from->id];
+    uint64_t instance = from->ends[to].instance;
+    return from->ends[to].up && there->up && there->instance == instance ? instance : 0;
+}
+
 int network_by_member(const struct process *p, member_t m) {
     for (int i = 0; m && i < p->sim->processes_count; i++)
         if (p->ends[i].up && p->ends[i].member == m)

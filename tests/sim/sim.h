@@ -292,6 +292,7 @@ struct message {
             char subscription[SIM_NAME_BYTES];
             uint64_t first_offset, epoch;
             uint32_t count, delivery_number, attempt;
+            usec_t sent_at; /* world's time: when the lease was there at the latest */
             struct body *run;
         } delivery;
         struct {
@@ -499,6 +500,8 @@ void network_cut(struct sim *s, enum sim_cut what, int from, int to, bool cut);
 void network_heal(struct sim *s);
 void network_process_up(struct process *p);
 void network_free(struct sim *s);
+/* The link from `from` to `to`, if both ends have it; 0: none. */
+uint64_t network_whole(const struct process *from, int to);
 int network_by_member(const struct process *p, member_t m);      /* -1: no link */
 int network_by_instance(const struct process *p, uint64_t link); /* -1: no link */
 
@@ -569,6 +572,7 @@ void checker_settle_result(struct sim *s, uint64_t partition, int subscription, 
 bool checker_receipted_all_delivered(struct sim *s, char *why, size_t size);
 void checker_letters(struct sim *s);
 void checker_subscription_gone(struct sim *s, uint64_t partition, int subscription);
+uint64_t checker_purged_below(struct sim *s, uint64_t partition);
 uint64_t checker_next_offset(struct sim *s, uint64_t partition);
 
 /* ---- swarm.c: nodes, sizes, rates ---- */
