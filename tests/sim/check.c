@@ -170,10 +170,12 @@ static void commit_voters(struct sim *s, const struct entry *e) {
         sim_violation(s, "agreement", "entry %llu changes %u voters of the metadata group at once",
                       (unsigned long long)e->index, gone + new);
     c->voters = next;
-    sim_count(s, RARE_voter_changes);
+    if (s->faulty) /* those of forming are not rare */
+        sim_count(s, RARE_voter_changes);
 }
 
 void checker_apply(struct process *p, uint64_t partition, const struct entry *e) {
+    branches_entry(p->sim, e);
     struct log *l = check_log(p->sim, partition);
     struct slot *slot = slot_of(l, e->index);
     uint32_t crc = crc_of(e);

@@ -40,6 +40,7 @@ struct batch {
     enum batch_state state;
     uint32_t count;
     usec_t sent_at, made_at;
+    uint64_t epoch; /* led when it was first sent */
     struct body *body;
 };
 
@@ -129,6 +130,7 @@ void clients_move(struct sim *s, int *gateway);
 uint64_t publisher_partition(struct sim *s, const struct publisher *p, int lane);
 void publisher_forget(struct lane *l, int i);
 void publisher_answer(struct sim *s, const struct message *m); /* RECEIPT, REFUSED */
+void publisher_give_up(struct sim *s, struct publisher *p);    /* what has no receipt yet */
 void publisher_start_over(struct sim *s, struct publisher *p); /* its mailbox is gone */
 void publisher_new_producer(struct sim *s, struct publisher *p, int lane);
 void publisher_tick(struct sim *s, struct event *e);

@@ -518,6 +518,7 @@ static void applied(void *host, uint64_t index, const struct metadata_result *re
 
 static void leads(void *host) {
     struct controller *c = host;
+    c->led = true;
     c->formed_proposed = false;
     shards_lead(c);
 }
@@ -527,7 +528,10 @@ static void led(void *host) {
 }
 
 static void leads_no_more(void *host) {
-    (void)host;
+    struct controller *c = host;
+    if (c->led)
+        sim_count(c->process->sim, RARE_deposed);
+    c->led = false;
 }
 
 static void order(void *host, const struct control_effect *e) {

@@ -27,7 +27,7 @@ struct due { /* partitions, some named more than once */
 struct controller {
     struct process *process;
     struct core core;
-    bool formed_proposed;
+    bool formed_proposed, led;
     struct introduction *introductions; /* by node */
     usec_t heartbeat_at, tick_at;
     member_t *shards_known; /* by process: links to shards that have been taken up */

@@ -6,6 +6,8 @@
 #include "base/check.h"
 #include "clients.h"
 
+enum { SUSPEND_LULL_US = 100000 };
+
 static struct rng *dice(struct sim *s) {
     return &s->rng;
 }
@@ -267,6 +269,50 @@ static void do_drain(struct sim *s) {
         (uint64_t)node;
 }
 
+static bool any_frozen(const struct sim *s) {
+    for (int i = 0; i < s->processes_count; i++)
+        if (s->processes[i].frozen_until > s->now)
+            return true;
+    return false;
+}
+
+/* All hosts stood still, as machines do whose host is suspended: their clocks have
+ * gone on. */
+static void on_resumed(struct sim *s, struct event *e) {
+    (void)e;
+    if (s->calm || any_frozen(s)) {
+        s->quiet = !s->calm;
+        if (!s->calm)
+            sim_at(s, s->now + SUSPEND_LULL_US, on_resumed);
+        return;
+    }
+    usec_t by = sim_chance(dice(s), 5000) ? sim_between(dice(s), USEC_S, 20 * USEC_S)
+                                          : sim_between(dice(s), 600 * USEC_S, 2 * 3600 * USEC_S);
+    sim_trace(s, "the cluster was suspended for %lld ms", (long long)(by / USEC_MS));
+    for (int i = 0; i < s->nodes_count; i++) {
+        s->nodes[i].boot_offset += by;
+        s->nodes[i].wall_offset += by;
+    }
+    for (int i = 0; i < s->processes_count; i++)
+        process_touch(&s->processes[i]);
+    for (int i = 0; i < s->clients->publishers_count; i++)
+        publisher_give_up(s, &s->clients->publishers[i]);
+    s->quiet = false;
+}
+
+/* Nothing that was published before may arrive after: a producer may be forgotten
+ * then, and its client has given up (DESIGN section 4). */
+static void do_suspend(struct sim *s) {
+    if (s->quiet)
+        return;
+    s->quiet = true;
+    for (int i = 0; i < s->processes_count; i++)
+        for (int k = 0; k < s->processes_count; k++)
+            if (s->processes[i].kind == PROCESS_GATEWAY && s->processes[k].kind == PROCESS_SHARD)
+                network_reset(s, &s->processes[i], &s->processes[k]);
+    sim_at(s, s->now + SUSPEND_LULL_US, on_resumed);
+}
+
 static void do_consumer_death(struct sim *s) {
     clients_kill_consumer(s);
 }
@@ -295,6 +341,7 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
     [FAULT_drain] = do_drain,
     [FAULT_join] = members_join,
     [FAULT_remove] = members_remove,
+    [FAULT_suspend] = do_suspend,
     [FAULT_mailbox_delete] = life_delete,
     [FAULT_mailbox_update] = life_update,
     [FAULT_purge] = life_purge,
@@ -329,6 +376,7 @@ void faults_stop(struct sim *s) {
     if (s->swarm.mean[FAULT_join])
         members_join(s);
     s->calm = true;
+    s->quiet = false;
     network_heal(s);
     for (int i = 0; i < s->processes_count; i++) {
         struct process *p = &s->processes[i];

@@ -211,6 +211,9 @@ static void draw_update(struct sim *s, struct box *b, struct command *c) {
         return;
     }
     b->exact &= off;
+    if (!off && c->mailbox_update.fields != SETTINGS_MAX_DELIVERIES) /* expired or dropped while its letter is
+                                                                        under way: not counted as dead */
+        s->clients->letters_lost = true;
 }
 
 void life_update(struct sim *s) {

@@ -240,6 +240,7 @@ static void on_message(struct sim *s, struct event *e) {
         struct message *next = m->next;
         sim_mix(s, (uint64_t)m->type << 32 | m->partition);
         if (p->ends[from].up && p->ends[from].instance == e->b) {
+            branches_message(s, p->id, m);
             take(p, from, m);
             taken = true;
         }

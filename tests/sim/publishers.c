@@ -66,6 +66,7 @@ static bool send_batch(struct sim *s, struct publisher *p, int lane, struct batc
     if (leader < 0 || !g->ends[leader].up)
         return false;
     struct message *m = message_new(M_PUBLISH, partition);
+    b->epoch = b->epoch ? b->epoch : g->gateway->epoch[partition];
     m->publish.request = request_of(p, lane, b->sequence);
     m->publish.body = body_copy(b->body->data, b->body->size);
     network_send(g, leader, m);
@@ -123,11 +124,11 @@ void publisher_tick(struct sim *s, struct event *e) {
     if (!b->created)
         return;
     int lanes = (int)b->settings.partitions;
-    for (int i = 0; i < lanes; i++) {
+    for (int i = 0; i < lanes && !s->quiet; i++) {
         abandon_sometimes(s, p, i);
         send_lane(s, p, i);
     }
-    if (s->stopping)
+    if (s->stopping || s->quiet)
         return;
     int lane = p->next_lane++ % lanes;
     if (p->lanes[lane].count < WINDOW_MAX) {
@@ -176,7 +177,7 @@ static void on_refused(struct sim *s, struct publisher *p, int lane, uint64_t se
         break;
     case ERR_FULL:
     case ERR_DISK_FULL:
-        sim_count(s, RARE_refused_full);
+        sim_count(s, m->answer_publish.code == ERR_FULL ? RARE_refused_full : RARE_refused_disk_full);
         resend_from(l, sequence);
         break;
     default:
@@ -185,6 +186,19 @@ static void on_refused(struct sim *s, struct publisher *p, int lane, uint64_t se
                           err_text(m->answer_publish.code));
         resend_from(l, sequence);
     }
+}
+
+/* That the gateway knows is led. */
+static uint64_t epoch_of(struct sim *s, const struct publisher *p, uint64_t partition) {
+    const struct process *g = &s->processes[p->gateway];
+    return g->up ? g->gateway->epoch[partition] : 0;
+}
+
+/* After so long a publisher gives up what has no answer. */
+void publisher_give_up(struct sim *s, struct publisher *p) {
+    for (uint32_t k = 0; k < clients_box(s, p->box)->settings.partitions; k++)
+        if (p->lanes[k].count)
+            start_over(s, p, (int)k);
 }
 
 void publisher_answer(struct sim *s, const struct message *m) {
@@ -201,6 +215,8 @@ void publisher_answer(struct sim *s, const struct message *m) {
         return;
     if (m->type == M_RECEIPT) {
         s->result.receipted += l->window[i].count;
+        if (m->answer_publish.duplicate && l->window[i].epoch < epoch_of(s, p, m->partition))
+            sim_count(s, RARE_duplicates_after_move);
         publisher_forget(l, i);
     } else {
         on_refused(s, p, lane, sequence, m);

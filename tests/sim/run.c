@@ -117,6 +117,7 @@ void sim_end(struct sim *s) {
     for (int i = 0; i < s->processes_count; i++)
         process_end_for_good(&s->processes[i]);
     network_free(s);
+    branches_free(s);
     clients_free(s);
     checker_free(s->checker);
     world_free(s);
@@ -137,11 +138,13 @@ struct sim *sim_new(uint64_t seed, bool trace, struct sim_result *out) {
 void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
     struct sim *s = sim_new(seed, trace, out);
     build(s);
+    branches_make(s);
     clients_make(s);
     trace_setup(s);
     members_form(s);
     sim_begin(s);
     clients_start(s);
+    s->faulty = true;
     faults_start(s);
     usec_t calm_at = s->now + s->swarm.busy;
     sim_until(s, calm_at);
@@ -150,6 +153,7 @@ void sim_run(uint64_t seed, bool trace, struct sim_result *out) {
     s->stopping = true;
     sim_drain(s);
     checker_letters(s);
+    branches_end(s);
     sim_trace(s, "at rest, trace %016llx", (unsigned long long)s->result.trace);
     sim_end(s);
 }

@@ -40,6 +40,14 @@ void __wrap_partition_pump(struct partition *p, usec_t now) {
     checker_turn(process_of(p->user), p);
 }
 
+void __real_partition_tick(struct partition *p, usec_t now);
+void __wrap_partition_tick(struct partition *p, usec_t now);
+void __wrap_partition_tick(struct partition *p, usec_t now) {
+    if (now >= p->hold_until)
+        sim_count(process_of(p->user)->sim, RARE_holds_timed_out);
+    __real_partition_tick(p, now);
+}
+
 static void watch_write(struct process *p, struct hosted *h, const struct replica_effect *e) {
     if (e->type == REPLICA_WRITE) {
         checker_write(p, h->id, &e->entry);

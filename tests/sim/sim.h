@@ -73,6 +73,7 @@ struct gateway;
     X(clock_jump)                                                                                            \
     X(consumer_death)                                                                                        \
     X(drain)                                                                                                 \
+    X(suspend)                                                                                               \
     X(forming_death)                                                                                         \
     X(join)                                                                                                  \
     X(remove)                                                                                                \
@@ -85,14 +86,26 @@ struct gateway;
 #define SIM_RARE(X)                                                                                          \
     X(leader_changes)                                                                                        \
     X(elections)                                                                                             \
+    X(pre_votes_refused)                                                                                     \
+    X(deposed) /* a leader of the metadata group that lives */                                               \
     X(seals)                                                                                                 \
+    X(seals_refused) /* promised higher, or the epoch is taken */                                            \
+    X(seals_damaged)                                                                                         \
+    X(activations_retried) /* an activating epoch gave way to another for both sets */                       \
+    X(activations_undone)  /* ... to one for the set before */                                               \
+    X(leases_waited)                                                                                         \
+    X(leases_skipped)                                                                                        \
+    X(leases_carried)    /* the wait of an epoch that did not last */                                        \
+    X(promises_repeated) /* to a peer with a new link */                                                     \
     X(superseded)                                                                                            \
     X(activated)                                                                                             \
     X(cannot_lead)                                                                                           \
     X(planned_holds)                                                                                         \
+    X(holds_timed_out)                                                                                       \
     X(truncations)                                                                                           \
     X(checkpoints_sent)                                                                                      \
     X(checkpoints_installed)                                                                                 \
+    X(checkpoints_abandoned) /* half way */                                                                  \
     X(damaged)                                                                                               \
     X(mended)                                                                                                \
     X(caught_up)                                                                                             \
@@ -100,10 +113,15 @@ struct gateway;
     X(cold_reads)                                                                                            \
     X(reclaimed_segments)                                                                                    \
     X(duplicates)                                                                                            \
+    X(duplicates_after_move) /* what another leader took */                                                  \
     X(out_of_order)                                                                                          \
     X(forgotten)                                                                                             \
+    X(producers_dropped) /* idle for an hour */                                                              \
     X(abandoned)                                                                                             \
     X(refused_full)                                                                                          \
+    X(refused_disk_full)                                                                                     \
+    X(expired)                                                                                               \
+    X(overflowed)                                                                                            \
     X(redeliveries)                                                                                          \
     X(too_late)                                                                                              \
     X(already)                                                                                               \
@@ -428,7 +446,9 @@ struct sim {
     struct rng work; /* publishers and consumers */
     usec_t now;
     bool tracing;
+    bool faulty;   /* the cluster has formed, faults may come */
     bool calm;     /* no more faults: everything must drain */
+    bool quiet;    /* publishers send nothing just now */
     bool stopping; /* publishers make nothing new */
     uint64_t next_event, next_instance, next_random;
     struct event *heap;
@@ -450,6 +470,7 @@ struct sim {
     uint64_t messages[M_TYPES], frames[M_TYPES]; /* sent; frames as the broker packs them */
     struct clients *clients;
     struct checker *checker;
+    struct branches *branches; /* NULL: not watched */
     struct sim_result result, *out;
 };
 
@@ -574,6 +595,13 @@ void checker_letters(struct sim *s);
 void checker_subscription_gone(struct sim *s, uint64_t partition, int subscription);
 uint64_t checker_purged_below(struct sim *s, uint64_t partition);
 uint64_t checker_next_offset(struct sim *s, uint64_t partition);
+
+/* ---- branches.c: rare ones, seen from outside ---- */
+void branches_make(struct sim *s);
+void branches_free(struct sim *s);
+void branches_message(struct sim *s, int to, const struct message *m); /* arrives */
+void branches_entry(struct sim *s, const struct entry *e);             /* is applied */
+void branches_end(struct sim *s);
 
 /* ---- swarm.c: nodes, sizes, rates ---- */
 void swarm_draw(struct sim *s);

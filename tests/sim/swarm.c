@@ -50,6 +50,7 @@ static const struct kind kinds[] = {
     {FAULT_forming_death, 1000, USEC_S, USEC_S, IN(members) | IN(processes)},
     {FAULT_join, 1000, 4 * USEC_S, 10 * USEC_S, IN(members)},
     {FAULT_remove, 1000, 3 * USEC_S, 10 * USEC_S, IN(members)},
+    {FAULT_suspend, 300, 10 * USEC_S, 20 * USEC_S, IN(clocks)},
     {FAULT_mailbox_delete, 1500, 4 * USEC_S, 20 * USEC_S, IN(mailboxes)},
     {FAULT_mailbox_update, 2000, 2 * USEC_S, 10 * USEC_S, IN(mailboxes)},
     {FAULT_purge, 1500, 2 * USEC_S, 10 * USEC_S, IN(mailboxes)},

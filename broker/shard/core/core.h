@@ -207,6 +207,7 @@ struct hosted {
 
     struct hosted *next_dirty;
     bool dirty;
+    bool removed;                /* its mailbox is deleted; ids are never used twice */
     uint64_t flushed_mark;       /* replica_mark at the last flush */
     uint64_t checkpoint_pending; /* base of a checkpoint written this turn, 0: none */
 

@@ -112,10 +112,12 @@ static void drop(struct hosted *h, uint64_t epoch) {
 
 static void on_removed(struct shard *s, const struct shard_record *m) {
     struct hosted *h = shard_find(s, m->partition);
-    if (!h || !h->partition)
-        return;
-    drop(h, m->record.epoch + 1);
-    journal_forget(s->journal, m->partition); /* ids are never used twice */
+    if (h && h->partition) {
+        drop(h, (m->record.epoch > h->record.epoch ? m->record.epoch : h->record.epoch) + 1);
+        journal_forget(s->journal, m->partition);
+    }
+    if (h)
+        h->removed = true;
 }
 
 static void take_record(struct hosted *h, struct shard_record *m, bool fresh) {
@@ -145,7 +147,7 @@ void orders_on_record(struct shard *s, struct shard_record *m) {
         return;
     }
     bool member = member_of(&m->record, s->self);
-    if (!h && !member)
+    if (h ? h->removed : !member) /* removed: another controller's map may be behind */
         return;
     bool fresh = !h || (!h->partition && !h->quarantined && member);
     if (!h)
