@@ -384,6 +384,10 @@ static void op_member(struct control *c, struct op *op, member_t member, usec_t 
         change_give_up(c, op, "a member of it is gone", now, fx);
 }
 
+void control_node_changed(struct control *c) {
+    c->plan_wanted = true;
+}
+
 void control_member(struct control *c, member_t member, enum detector_health health, usec_t now,
                     struct control_effects *fx) {
     (void)health;

@@ -151,6 +151,9 @@ void control_applied(struct control *c, const struct metadata_changes *changes, 
 /* Answer to PROPOSE: applied with this code (control_applied() was called with
  * its changes before), or not proposed (ERR_BUSY, ERR_NOT_LEADER). */
 void control_proposed(struct control *c, uint64_t tag, enum err code, usec_t now, struct control_effects *fx);
+/* The detector's view of a node changed: where replicas may be placed, and what
+ * must be rebuilt, is looked at again. */
+void control_node_changed(struct control *c);
 /* The detector's view of a member changed, or its link came up (up again: what
  * was sent before is lost). */
 void control_member(struct control *c, member_t member, enum detector_health health, usec_t now,

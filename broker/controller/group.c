@@ -332,7 +332,9 @@ void group_detected(struct core *c) {
         else if (d->index != DETECTOR_CONTROLLER)
             core_say(c, LOG_INFO, "%s shard/%d %s -> %s", n ? n->info.name : "?", d->index,
                      detector_health_name(d->from), detector_health_name(d->to));
-        if (c->leads && !d->is_node && d->index != DETECTOR_CONTROLLER)
+        if (c->leads && d->is_node)
+            control_node_changed(c->control);
+        else if (c->leads && d->index != DETECTOR_CONTROLLER)
             control_member(c->control, d->member, d->to, core_now(c), &c->control_effects);
     }
     detector_changes_clear(&found);

@@ -243,7 +243,9 @@ static void told_changes(struct story *s, struct detector_changes *changes) {
     struct control_effects fx;
     control_call_begin(&fx);
     for (size_t i = 0; i < changes->count; i++) {
-        if (!changes->items[i].is_node && changes->items[i].index >= 0)
+        if (changes->items[i].is_node)
+            control_node_changed(s->control);
+        else if (changes->items[i].index >= 0)
             control_member(s->control, changes->items[i].member, changes->items[i].to, world_now(s->world),
                            &fx);
     }
