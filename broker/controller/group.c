@@ -5,8 +5,6 @@
  * them until they are quiet.
  */
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/body.h"
@@ -14,16 +12,7 @@
 #include "base/xalloc.h"
 #include "controller/core_private.h"
 
-enum { CANDIDATES_MAX = CLUSTER_NODES_MAX, SAY_BYTES_MAX = 512 };
-
-void core_say(struct core *c, enum log_level level, const char *format, ...) {
-    char text[SAY_BYTES_MAX];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    c->host->say(c->host_context, level, text);
-}
+enum { CANDIDATES_MAX = CLUSTER_NODES_MAX };
 
 /* ---- the state machine ---- */
 
@@ -37,7 +26,7 @@ static void answer_proposal(struct core *c, uint64_t index, const struct metadat
             control_proposed(c->control, p->tag, result->code, core_now(c), &c->control_effects);
         free(p);
     }
-    c->host->applied(c->host_context, index, result);
+    requests_applied(c, index, result);
 }
 
 /* All other controllers are fed; who of them votes, CONFIG entries say. */
@@ -55,8 +44,12 @@ static void set_learners(struct core *c) {
 
 static void changed(struct core *c) {
     struct metadata_changes *m = &c->changes;
-    if (m->everything || m->nodes_count)
+    if (m->everything || m->nodes_count) {
+        controllers_refresh(c);
+        shards_refresh(c);
         set_learners(c);
+    }
+    shards_changed(c, m);
     c->host->changed(c->host_context, m);
     if (c->leads)
         control_applied(c->control, m, core_now(c), &c->control_effects);
@@ -107,11 +100,13 @@ static void installed(struct core *c, const struct replica_effect *e) {
 
 static void start_leading(struct core *c, uint64_t epoch) {
     c->leads = true;
+    c->form_proposed = false;
     core_say(c, LOG_INFO, "leads the metadata group, epoch %" PRIu64, epoch);
-    c->host->leads(c->host_context);
+    shards_lead(c);
     control_start(c->control, epoch, core_now(c), &c->control_effects);
     set_learners(c);
-    c->host->led(c->host_context);
+    requests_go(c);
+    forming_check(c);
 }
 
 void group_stop_leading(struct core *c) {
@@ -125,7 +120,7 @@ void group_stop_leading(struct core *c) {
         free(p);
     }
     c->proposals_last = NULL;
-    c->host->leads_no_more(c->host_context);
+    requests_lost(c);
 }
 
 /* One voter at a time, once the one before is settled. */
@@ -147,7 +142,7 @@ static void change_voters(struct core *c) {
         all[count] =
             (struct election_candidate){.member = n->info.controller,
                                         .alive = own || detector_node(c->detector, n->id) == DETECTOR_UP,
-                                        .replace = dead && now - since >= c->replace_after};
+                                        .replace = dead && now - since >= c->config->replace_after};
         if (own && count > 0) { /* the last of the list is taken out first: never the leader */
             struct election_candidate first = all[0];
             all[0] = all[count];
@@ -191,7 +186,9 @@ static void propose_for_control(struct core *c, const struct control_effect *e) 
 static void on_leading_effect(struct core *c, const struct replica_effect *e) {
     switch (e->type) {
     case REPLICA_LEADING:
-        c->host->peers_down(c->host_context);
+        CORE_PEERS_EACH(c, p)
+        if (p->member && !p->up)
+            replica_peer_down(c->replica, p->member, core_now(c), &c->replica_effects);
         break;
     case REPLICA_ACTIVE:
         start_leading(c, e->epoch);
@@ -262,7 +259,7 @@ static void on_control_effect(struct core *c, const struct control_effect *e) {
     case CONTROL_SEND_RECORD:
     case CONTROL_SEND_HOLD:
     case CONTROL_SEND_DROP:
-        c->host->order(c->host_context, e);
+        shards_order(c, e);
         break;
     case CONTROL_PROPOSE:
         propose_for_control(c, e);
@@ -412,25 +409,17 @@ void group_found(struct core *c) {
     group_recover(c, true);
     c->empty = false;
     c->election = election_new(c->replica, &c->rng, 0, core_now(c));
-    core_say(c, LOG_INFO, "every node of `initial` answers with an empty folder: forming the cluster");
+    core_say(c, LOG_INFO, "every node of `initial` answers with an empty folder: forming cluster %s",
+             c->config->cluster);
     election_stand(c->election, core_now(c), &c->replica_effects, &c->election_effects);
     group_run(c);
 }
 
 void group_open(struct core *c, const struct core_options *options) {
-    *c = (struct core){.host = options->host,
-                       .host_context = options->host_context,
-                       .journal = options->journal,
-                       .self = options->self,
-                       .starts = options->starts,
-                       .founder = options->founder,
-                       .replace_after = options->replace_after,
-                       .checkpoint_entries = options->checkpoint_entries,
-                       .rng.state = options->election_seed};
     usec_t now = core_now(c);
     c->metadata = metadata_new();
-    c->detector = detector_new(options->failure_timeout, options->heartbeat, now);
-    c->control = control_new(&(struct control_options){.rebuild_grace = options->rebuild_grace,
+    c->detector = detector_new(c->config->timeout, c->config->heartbeat, now);
+    c->control = control_new(&(struct control_options){.rebuild_grace = c->config->rebuild_grace,
                                                        .cool = options->cool,
                                                        .settle = options->settle,
                                                        .seed = options->control_seed},

@@ -16,7 +16,7 @@ static void send_append(struct controller *c, const struct replica_append *a) {
     struct body **bodies = xcalloc(a->count, sizeof *bodies);
     for (size_t i = 0; i < a->count; i++)
         bodies[i] = a->entries[i].body;
-    peers_send(c, a->to, FRAME_APPENDS, &frame.base, bodies, a->count);
+    links_send(c, a->to, FRAME_APPENDS, &frame.base, bodies, a->count);
     free(bodies);
     replication_append_free(m);
 }
@@ -27,20 +27,20 @@ static void send_appended(struct controller *c, const struct replica_appended *a
     replication_appended(GROUP_PARTITION, a, &m);
     frame.appendeds = list;
     frame.n_appendeds = 1;
-    peers_send(c, a->to, FRAME_APPENDEDS, &frame.base, NULL, 0);
+    links_send(c, a->to, FRAME_APPENDEDS, &frame.base, NULL, 0);
 }
 
 static void send_piece(struct controller *c, const struct replica_piece *a) {
     Mr__Piece m;
     struct body *body = replication_piece_body(a);
     replication_piece(GROUP_PARTITION, a, &m);
-    peers_send(c, a->to, FRAME_PIECE, &m.base, &body, body ? 1 : 0);
+    links_send(c, a->to, FRAME_PIECE, &m.base, &body, body ? 1 : 0);
 }
 
 static void send_pieced(struct controller *c, const struct replica_pieced *a) {
     Mr__Pieced m;
     replication_pieced(GROUP_PARTITION, a, &m);
-    peers_send(c, a->to, FRAME_PIECED, &m.base, NULL, 0);
+    links_send(c, a->to, FRAME_PIECED, &m.base, NULL, 0);
 }
 
 #define ASK(kind, KIND, lower)                                                                               \
@@ -51,7 +51,7 @@ static void send_pieced(struct controller *c, const struct replica_pieced *a) {
         m.to = a->to;                                                                                        \
         m.last_epoch = a->last_epoch;                                                                        \
         m.last_index = a->last_index;                                                                        \
-        peers_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                                \
+        links_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                                \
     }
 #define ANSWER(kind, KIND, lower)                                                                            \
     static void send_##lower(struct controller *c, const struct election_answer *a) {                        \
@@ -61,7 +61,7 @@ static void send_pieced(struct controller *c, const struct replica_pieced *a) {
         m.to = a->to;                                                                                        \
         m.granted = a->granted;                                                                              \
         m.promise = a->promise;                                                                              \
-        peers_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                                \
+        links_send(c, a->to, FRAME_##KIND, &m.base, NULL, 0);                                                \
     }
 ASK(PreVote, PRE_VOTE, pre_vote)
 ANSWER(PreVoted, PRE_VOTED, pre_voted)
@@ -75,7 +75,7 @@ static void send_vote(struct controller *c, const struct election_ask *a) {
     m.last_epoch = a->last_epoch;
     m.last_index = a->last_index;
     m.transfer = a->transfer;
-    peers_send(c, a->to, FRAME_VOTE, &m.base, NULL, 0);
+    links_send(c, a->to, FRAME_VOTE, &m.base, NULL, 0);
 }
 
 static void send_timeout_now(struct controller *c, const struct election_ask *a) {
@@ -83,7 +83,7 @@ static void send_timeout_now(struct controller *c, const struct election_ask *a)
     m.epoch = a->epoch;
     m.from = a->from;
     m.to = a->to;
-    peers_send(c, a->to, FRAME_TIMEOUT_NOW, &m.base, NULL, 0);
+    links_send(c, a->to, FRAME_TIMEOUT_NOW, &m.base, NULL, 0);
 }
 
 void group_send(struct controller *c, const struct replica_effect *e) {
@@ -124,7 +124,7 @@ static void on_appends(struct controller *c, struct peer_link *l, const struct f
         if (!good)
             link_refuse(l->link, ERR_PROTOCOL, "APPENDS: the entries' sizes do not fit the body");
     }
-    requests_go(c);
+    requests_go(&c->core);
 }
 
 static void on_appendeds(struct controller *c, struct peer_link *l, const struct frame *frame) {

@@ -8,6 +8,7 @@
  */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/body.h"
 #include "base/check.h"
@@ -251,7 +252,8 @@ void group_recover(struct core *c, bool found) {
      * own only voter: see forming.c. That it had begun its vote for itself proves, with
      * or without an entry; entries alone prove nothing: a founder whose disk was
      * replaced gets them from the others. */
-    if (state.config.count == 0 && (found || (c->founder && state.promise && state.candidate == c->self)))
+    bool founder = strcmp(forming_founder(c), c->config->node) == 0;
+    if (state.config.count == 0 && (found || (founder && state.promise && state.candidate == c->self)))
         state.config = (struct replica_set){.count = 1, .members = {c->self}};
     c->replica = replica_new(
         &(struct replica_options){.self = c->self, .synced = true, .config_in_log = true}, &state);

@@ -4,7 +4,7 @@
  * completions into the loop, and carries out what the core calls for.
  */
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 #include <sys/random.h>
 
 #include "base/check.h"
@@ -53,51 +53,12 @@ static void election_effect(void *host, const struct election_effect *e) {
         group_send_election(c, e);
 }
 
-static void peers_down(void *host) {
-    struct controller *c = host;
-    PEERS_EACH(c, p)
-    if (p->member && !p->link)
-        replica_peer_down(c->core.replica, p->member, loop_now(c->loop), &c->core.replica_effects);
+static void beat(void *host, const struct beat *b) {
+    links_heartbeat(host, b);
 }
 
 static void changed(void *host, const struct metadata_changes *changes) {
-    struct controller *c = host;
-    if (changes->everything || changes->nodes_count) {
-        peers_refresh(c);
-        shards_refresh(c);
-    }
-    shards_changed(c, changes);
-    status_map_changed(c, changes);
-}
-
-static void applied(void *host, uint64_t index, const struct metadata_result *result) {
-    requests_applied(host, index, result);
-}
-
-static void leads(void *host) {
-    struct controller *c = host;
-    c->formed_proposed = false;
-    shards_lead(c);
-}
-
-static void led(void *host) {
-    requests_go(host);
-    forming_check(host);
-}
-
-static void leads_no_more(void *host) {
-    requests_lost(host);
-}
-
-static void order(void *host, const struct control_effect *e) {
-    if (e->type == CONTROL_SEND_SEAL)
-        shards_seal(host, e->member, e->partition, &e->seal);
-    else if (e->type == CONTROL_SEND_RECORD)
-        shards_record(host, e->member, e->partition);
-    else if (e->type == CONTROL_SEND_HOLD)
-        shards_hold(host, e->member, e->partition, e->hold.target, e->hold.at_most);
-    else if (e->type == CONTROL_SEND_DROP)
-        shards_drop(host, e->member, e->partition, e->drop.epoch, e->drop.removed);
+    status_map_changed(host, changes);
 }
 
 static void judged(void *host, const struct detector_change *change) {
@@ -111,18 +72,55 @@ static void say(void *host, enum log_level level, const char *text) {
     log_write(level, "%s", text);
 }
 
+static void dial(void *host, struct peer *p) {
+    links_dial(host, p);
+}
+
+static void hang_up(void *host, struct peer *p) {
+    links_stop_dialling(host, p);
+}
+
+static void introduce(void *host, struct peer *p, const struct introduction *own) {
+    introductions_send(host, p, own);
+}
+
+static void dial_shard(void *host, struct shard_peer *s, const char *address) {
+    char url[NODE_ADDRESS_BYTES_MAX + 32];
+    snprintf(url, sizeof url, "tcp://%s", address);
+    shard_links_dial(host, s, url);
+}
+
+static void close_shard(void *host, struct shard_peer *s) {
+    shard_links_close(host, s);
+}
+
+static void order(void *host, struct shard_peer *s, const struct shard_order *o) {
+    shard_orders_send(host, s, o);
+}
+
+static uint64_t pass_on(void *host, struct peer *p, const struct request *r, usec_t deadline) {
+    return admin_pass_on(host, p, r, deadline);
+}
+
+static void answer(void *host, const struct request *r, enum err code, const char *text) {
+    admin_answer(host, r, code, text);
+}
+
 static const struct core_host calls = {.now = now,
+                                       .say = say,
                                        .replica_effect = replica_effect,
                                        .election_effect = election_effect,
-                                       .peers_down = peers_down,
+                                       .beat = beat,
                                        .changed = changed,
-                                       .applied = applied,
-                                       .leads = leads,
-                                       .led = led,
-                                       .leads_no_more = leads_no_more,
-                                       .order = order,
                                        .judged = judged,
-                                       .say = say};
+                                       .dial = dial,
+                                       .hang_up = hang_up,
+                                       .introduce = introduce,
+                                       .dial_shard = dial_shard,
+                                       .close_shard = close_shard,
+                                       .order = order,
+                                       .pass_on = pass_on,
+                                       .answer = answer};
 
 /* ---- life ---- */
 
@@ -130,14 +128,6 @@ static uint64_t draw(void) {
     uint64_t random;
     CHECK(getrandom(&random, sizeof random, 0) == (ssize_t)sizeof random);
     return random;
-}
-
-static bool founder(const struct config *config) {
-    const char *lowest = config->initial_count ? config->initial[0].name : "";
-    for (size_t i = 1; i < config->initial_count; i++)
-        if (strcmp(config->initial[i].name, lowest) < 0)
-            lowest = config->initial[i].name;
-    return strcmp(lowest, config->node) == 0;
 }
 
 bool host_open(struct controller *c, struct err_detail *detail) {
@@ -155,24 +145,22 @@ bool host_open(struct controller *c, struct err_detail *detail) {
                                 &journal, &recovered, detail);
     if (err != ERR_OK)
         return false;
-    group_open(&c->core, &(struct core_options){.journal = journal,
-                                                .self = recovered.identity,
-                                                .starts = recovered.start,
-                                                .founder = founder(c->config),
-                                                .failure_timeout = c->config->timeout,
-                                                .heartbeat = c->config->heartbeat,
-                                                .rebuild_grace = c->config->rebuild_grace,
-                                                .replace_after = c->config->replace_after,
-                                                .checkpoint_entries = CONTROLLER_CHECKPOINT_ENTRIES,
-                                                .election_seed = draw(),
-                                                .control_seed = draw(),
-                                                .host = &calls,
-                                                .host_context = c});
+    core_open(&c->core, &(struct core_options){.config = c->config,
+                                               .journal = journal,
+                                               .self = recovered.identity,
+                                               .starts = recovered.start,
+                                               .checkpoint_entries = CONTROLLER_CHECKPOINT_ENTRIES,
+                                               .election_seed = draw(),
+                                               .control_seed = draw(),
+                                               .host = &calls,
+                                               .host_context = c});
     return true;
 }
 
 void host_close(struct controller *c) {
     journal_flush(c->core.journal);
     journal_close(c->core.journal);
-    group_close(&c->core);
+    CORE_PEERS_EACH(&c->core, p)
+    free(p->user);
+    core_close(&c->core);
 }

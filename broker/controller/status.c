@@ -280,9 +280,9 @@ static void add_processes(Mr__NodeStatus *out, const Mr__Heartbeat *heartbeat) {
 static Mr__NodeStatus *node_status(struct controller *c, const struct metadata_node *n,
                                    const Mr__Heartbeat *own) {
     Mr__NodeStatus *m = xmalloc(sizeof *m);
-    struct peer *p = peers_named(c, n->info.name);
+    struct peer *p = controllers_named(&c->core, n->info.name);
     bool is_own = strcmp(n->info.name, c->config->node) == 0;
-    const Mr__Heartbeat *heartbeat = is_own ? own : p ? p->heartbeat : NULL;
+    const Mr__Heartbeat *heartbeat = is_own ? own : p ? links_remote(c, p)->heartbeat : NULL;
     mr__node_status__init(m);
     m->name = (char *)(uintptr_t)n->info.name;
     m->state = (char *)(uintptr_t)state_of_node(c, n);
@@ -306,10 +306,10 @@ static void free_nodes(Mr__NodeStatus **nodes, size_t count) {
 }
 
 static const char *controller_name(struct controller *c) {
-    struct peer *p = peers_member(c, election_leader(c->core.election));
+    struct peer *p = controllers_member(&c->core, election_leader(c->core.election));
     if (c->core.leads)
         return c->config->node;
-    return p && p->link ? p->name : "";
+    return p && p->up ? p->name : "";
 }
 
 void status_cluster(struct peer_link *l, uint64_t request) {
@@ -317,7 +317,8 @@ void status_cluster(struct peer_link *l, uint64_t request) {
     Mr__Response m = MR__RESPONSE__INIT;
     Mr__ClusterStatus status = MR__CLUSTER_STATUS__INIT;
     Mr__Heartbeat own;
-    heartbeat_fill(c, &own);
+    struct beat beat = controllers_beat(&c->core);
+    heartbeat_fill(c, &beat, &own);
     status.cluster = (char *)(uintptr_t)c->config->cluster;
     status.controller = (char *)(uintptr_t)controller_name(c);
     status.nodes = xcalloc(metadata_nodes_count(c->core.metadata), sizeof *status.nodes);

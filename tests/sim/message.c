@@ -40,6 +40,9 @@ struct message *message_copy(const struct message *from) {
         m->piece.state = copy(from->piece.state);
         m->piece.batch.body = copy(from->piece.batch.body);
         break;
+    case M_PROPOSE:
+        m->propose.command = copy(from->propose.command);
+        break;
     case M_PUBLISH:
         m->publish.body = copy(from->publish.body);
         break;
@@ -66,6 +69,9 @@ void message_free(struct message *m) {
         body_drop(m->piece.state);
         body_drop(m->piece.batch.body);
         break;
+    case M_PROPOSE:
+        body_drop(m->propose.command);
+        break;
     case M_PUBLISH:
         body_drop(m->publish.body);
         break;
@@ -90,13 +96,13 @@ void messages_free(struct message *m) {
 }
 
 static const char *const names[M_TYPES] = {
-    "append",    "appended",  "piece",       "pieced",   "confirm",     "confirmed",   "fenced",
-    "pre-vote",  "pre-voted", "vote",        "voted",    "timeout-now", "heartbeat",   "heartbeat-seen",
-    "introduce", "record",    "complete",    "lead",     "seal",        "drop",        "hold",
-    "ping",      "pong",      "sealed",      "report",   "load",        "publish",     "receipt",
-    "refused",   "attach",    "attached",    "detach",   "lend",        "settle",      "settled",
-    "presented", "led",       "not-leading", "delivery", "ready",       "credit-back", "detached",
-    "forward",   "forwarded", "purge"};
+    "append",      "appended",  "piece",     "pieced",    "confirm",     "confirmed", "fenced",
+    "pre-vote",    "pre-voted", "vote",      "voted",     "timeout-now", "heartbeat", "heartbeat-seen",
+    "introduce",   "propose",   "proposed",  "record",    "complete",    "lead",      "seal",
+    "drop",        "hold",      "ping",      "pong",      "sealed",      "report",    "load",
+    "publish",     "receipt",   "refused",   "attach",    "attached",    "detach",    "lend",
+    "settle",      "settled",   "presented", "led",       "not-leading", "delivery",  "ready",
+    "credit-back", "detached",  "forward",   "forwarded", "purge"};
 
 const char *message_name(enum message_type type) {
     return names[type];

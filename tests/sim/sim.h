@@ -2,8 +2,8 @@
 /*
  * The deterministic simulator: a whole cluster in one thread and in virtual
  * time. The pure cores (replica, mailbox, cluster, the journal over a simulated
- * disk, shard/core, controller/core) are the real ones; small hosts (shard.c, controller.c)
- * stand for the processes; controller.c mirrors the rest of broker/controller.
+ * disk, shard/core, controller/core) are the real ones; small hosts (shard.c,
+ * controller.c) stand for the processes, without a rule of their own.
  *
  * All that happens follows from one seed: events are ordered by (time, number),
  * random numbers come from the world's generators only.
@@ -129,7 +129,8 @@ struct gateway;
     X(newcomers)                                                                                             \
     X(created_again)                                                                                         \
     X(voter_changes)                                                                                         \
-    X(purged)
+    X(purged)                                                                                                \
+    X(passed_on)
 
 enum sim_count {
 #define X(name) FAULT_##name,
@@ -186,6 +187,8 @@ enum message_type {
     M_HEARTBEAT,
     M_HEARTBEAT_SEEN,
     M_INTRODUCE,
+    M_PROPOSE,
+    M_PROPOSED,
     /* controller to shard, and back */
     M_RECORD,
     M_COMPLETE,
@@ -252,6 +255,12 @@ struct message {
             bool empty, joins;
             uint64_t cluster_id;
         } introduce;
+        struct {
+            uint64_t request, index;
+            usec_t deadline;
+            enum err code;
+            struct body *command;
+        } propose; /* PROPOSE, PROPOSED */
         struct {
             bool removed;
             struct replica_record record;
@@ -555,8 +564,8 @@ bool controller_leads(const struct process *p);
 /* A voter of the metadata group, or one that is still to be committed out. */
 bool controller_voter(const struct process *p, member_t m);
 const struct metadata *controller_metadata(const struct process *p);
-/* As an administration request at this controller; ERR_NOT_LEADER elsewhere. */
-enum err controller_request(struct process *p, struct command *command);
+/* As an administration request, at some controller; at p, if that one is not there. */
+void controller_request(struct process *p, struct command *command);
 size_t controller_vacate(struct process *p, member_t m);
 
 /* ---- clients.c: gateways with their publishers and consumers ---- */

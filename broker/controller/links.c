@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Listeners, the hello of every link, the other controllers and heartbeats.
+ * Listeners, the hello of every link, links of controllers, heartbeats.
  *
  * Controllers dial each other both ways, so that each sees a reset and a refused
  * port for itself (a dead process is known within milliseconds); frames go on the
- * newest link. A node that joins dials whoever cluster.join names until it is in
- * the metadata.
+ * newest link.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,39 +43,29 @@ void links_identify(struct controller *c, Mr__Identity *out) {
     out->starts = c->core.starts;
 }
 
-/* ---- the table of controllers ---- */
+/* ---- the process's side of controllers ---- */
 
-struct peer *peers_named(struct controller *c, const char *name) {
-    PEERS_EACH(c, p)
-    if (strcmp(p->name, name) == 0)
-        return p;
+struct remote *links_remote(struct controller *c, struct peer *p) {
+    if (!p->user) {
+        struct remote *r = xcalloc(1, sizeof *r);
+        *r = (struct remote){.controller = c, .peer = p};
+        p->user = r;
+    }
+    return p->user;
+}
+
+struct peer_link *links_by_id(struct controller *c, uint64_t id) {
+    LINKS_EACH(c, l)
+    if (l->id == id)
+        return l;
     return NULL;
 }
 
-struct peer *peers_member(struct controller *c, member_t m) {
-    PEERS_EACH(c, p)
-    if (m && p->member == m)
-        return p;
-    return NULL;
-}
-
-void peers_send(struct controller *c, member_t to, uint16_t type, const ProtobufCMessage *m,
+void links_send(struct controller *c, member_t to, uint16_t type, const ProtobufCMessage *m,
                 struct body **bodies, size_t count) {
-    struct peer *p = peers_member(c, to);
-    if (p && p->link)
-        link_send(p->link->link, type, m, bodies, count);
-}
-
-static struct peer *peer_add(struct controller *c, const char *name) {
-    struct peer *p = peers_named(c, name);
-    if (p)
-        return p;
-    p = xcalloc(1, sizeof *p);
-    p->controller = c;
-    snprintf(p->name, sizeof p->name, "%s", name);
-    p->next = c->peers;
-    c->peers = p;
-    return p;
+    struct peer *p = controllers_member(&c->core, to);
+    if (p && p->up)
+        link_send(links_remote(c, p)->link->link, type, m, bodies, count);
 }
 
 /* ---- links ---- */
@@ -109,49 +98,35 @@ static void link_remove(struct peer_link *l) {
     free(l);
 }
 
-static uint32_t node_of(struct controller *c, const struct peer *p) {
-    const struct metadata_node *n = metadata_node_named(c->core.metadata, p->name);
-    return n ? n->id : 0;
-}
-
-static void heard(struct peer_link *l) {
-    struct controller *c = l->controller;
-    uint32_t node = l->peer ? node_of(c, l->peer) : 0;
-    if (node)
-        detector_heard(c->core.detector, node, DETECTOR_CONTROLLER, loop_now(c->loop), &c->core.detected);
-    if (c->core.detected.count)
-        group_detected(&c->core);
-}
-
 static void controller_up(struct peer_link *l, const Mr__Identity *who) {
     struct controller *c = l->controller;
+    struct peer *p = controllers_add(&c->core, who->node);
     l->kind = LINK_CONTROLLER;
-    l->peer = peer_add(c, who->node);
-    l->peer->member = who->member;
-    l->peer->link = l;
-    heard(l);
-    group_peer_up(&c->core, who->member);
-    forming_peer_up(c, l);
+    l->remote = links_remote(c, p);
+    l->remote->link = l;
+    controllers_up(&c->core, p, who->member);
 }
 
 static struct peer_link *other_link(const struct peer_link *gone) {
     LINKS_EACH(gone->controller, l)
-    if (l != gone && l->peer == gone->peer && l->kind == LINK_CONTROLLER)
+    if (l != gone && l->remote == gone->remote && l->kind == LINK_CONTROLLER)
         return l;
     return NULL;
 }
 
 static void link_ended(struct peer_link *l) {
     struct controller *c = l->controller;
-    struct peer *p = l->peer;
-    if (p && p->link == l) {
-        p->link = other_link(l);
-        if (p->link)
-            group_peer_up(&c->core, p->member); /* what was in flight on the other is gone */
+    struct remote *r = l->remote;
+    uint64_t id = l->id;
+    if (r && r->link == l) {
+        r->link = other_link(l);
+        if (r->link)
+            controllers_relinked(&c->core, r->peer);
         else
-            group_peer_down(&c->core, p->member, false);
+            controllers_down(&c->core, r->peer);
     }
     link_remove(l);
+    requests_link_gone(&c->core, id);
 }
 
 static bool cluster_fits(struct peer_link *l, const Mr__Identity *who) {
@@ -240,19 +215,19 @@ static void fill_processes(const struct board_view *board, Mr__Heartbeat *m) {
 /* Strings point into `board`, which must live as long as the message. */
 static struct board_view own_board;
 
-void heartbeat_fill(struct controller *c, Mr__Heartbeat *m) {
+void heartbeat_fill(struct controller *c, const struct beat *b, Mr__Heartbeat *m) {
     mr__heartbeat__init(m);
     m->node = (char *)(uintptr_t)c->config->node;
     m->sequence = ++c->heartbeat_sequence;
-    m->sent_at = loop_now(c->loop);
-    m->applied = metadata_index(c->core.metadata);
+    m->sent_at = b->sent_at;
+    m->applied = b->applied;
     m->client_address = (char *)(uintptr_t)c->config->listen_client.text;
     m->admin_address = (char *)(uintptr_t)c->config->listen_admin.text;
-    m->term = election_leading(c->core.election) ? replica_epoch(c->core.replica) : 0;
+    m->term = b->term;
     if (child_board(c->child, &own_board))
         fill_processes(&own_board, m);
     m->shards = xcalloc(c->config->shards, sizeof *m->shards);
-    SHARDS_EACH(c, s) {
+    CORE_SHARDS_EACH(&c->core, s) {
         if (!s->own || m->n_shards == c->config->shards)
             continue;
         Mr__ShardLoad *load = xmalloc(sizeof *load);
@@ -264,27 +239,22 @@ void heartbeat_fill(struct controller *c, Mr__Heartbeat *m) {
     }
 }
 
-/* To all at each interval; out of turn when newly applied metadata lets somebody
- * who waits for it go on (requests.c). */
-void peers_heartbeat(struct controller *c, bool only_if_applied) {
-    if (only_if_applied && metadata_index(c->core.metadata) == c->applied_sent)
-        return;
-    c->applied_sent = metadata_index(c->core.metadata);
+void links_heartbeat(struct controller *c, const struct beat *b) {
     Mr__Heartbeat m;
-    heartbeat_fill(c, &m);
-    PEERS_EACH(c, p) {
-        if (!p->link)
+    heartbeat_fill(c, b, &m);
+    CORE_PEERS_EACH(&c->core, p) {
+        if (!p->up)
             continue;
-        link_send(p->link->link, FRAME_HEARTBEAT, &m.base, NULL, 0);
+        link_send(links_remote(c, p)->link->link, FRAME_HEARTBEAT, &m.base, NULL, 0);
         counters_add(COUNTER_heartbeats_out, 1);
     }
     heartbeat_clear(&m);
 }
 
-static void keep_heartbeat(struct peer *p, const struct frame *frame) {
-    if (p->heartbeat)
-        mr__heartbeat__free_unpacked(p->heartbeat, NULL);
-    p->heartbeat = mr__heartbeat__unpack(NULL, frame->header_size, frame->header);
+static void keep_heartbeat(struct remote *r, const struct frame *frame) {
+    if (r->heartbeat)
+        mr__heartbeat__free_unpacked(r->heartbeat, NULL);
+    r->heartbeat = mr__heartbeat__unpack(NULL, frame->header_size, frame->header);
 }
 
 static void on_heartbeat(struct peer_link *l, const struct frame *frame) {
@@ -293,35 +263,31 @@ static void on_heartbeat(struct peer_link *l, const struct frame *frame) {
     Mr__HeartbeatSeen seen = MR__HEARTBEAT_SEEN__INIT;
     if (!m)
         return;
-    keep_heartbeat(l->peer, frame);
-    l->peer->applied = m->applied;
+    keep_heartbeat(l->remote, frame);
     counters_add(COUNTER_heartbeats_in, 1);
-    if (m->term)
-        election_heard(c->core.election, l->peer->member, m->term, loop_now(c->loop));
-    for (size_t i = 0; c->core.leads && i < m->n_shards; i++)
-        control_load(c->core.control, m->shards[i]->member, m->shards[i]->backlog_messages);
+    for (size_t i = 0; i < m->n_shards; i++)
+        controllers_on_load(&c->core, m->shards[i]->member, m->shards[i]->backlog_messages);
     seen.sequence = m->sequence;
     seen.sent_at = m->sent_at;
     link_send(l->link, FRAME_HEARTBEAT_SEEN, &seen.base, NULL, 0);
-    requests_go(c);
-    requests_tick(c);
+    controllers_on_beat(&c->core, l->remote->peer, &(struct beat){.applied = m->applied, .term = m->term});
 }
 
 static void on_heartbeat_seen(struct peer_link *l, const struct frame *frame) {
     Mr__HeartbeatSeen *m = frame_read_heartbeat_seen(l->link, frame);
     if (m)
-        election_seen(l->controller->core.election, l->peer->member, m->sent_at);
+        controllers_on_beat_seen(&l->controller->core, l->remote->peer, m->sent_at);
 }
 
 /* ---- frames ---- */
 
 static void controller_frame(struct peer_link *l, const struct frame *frame) {
-    heard(l);
+    controllers_heard(&l->controller->core, l->remote->peer);
     if (frame->type == FRAME_HEARTBEAT)
         on_heartbeat(l, frame);
     else if (frame->type == FRAME_HEARTBEAT_SEEN)
         on_heartbeat_seen(l, frame);
-    else if (!group_frame(l, frame) && !forming_frame(l, frame) && !requests_frame(l, frame))
+    else if (!group_frame(l, frame) && !introductions_frame(l, frame) && !admin_frame(l, frame))
         link_refuse(l->link, ERR_PROTOCOL, "frame type %s: not one a controller sends to a controller",
                     frame_name(frame->type));
 }
@@ -330,7 +296,7 @@ static void pass_on(struct peer_link *l, const struct frame *frame) {
     if (l->kind == LINK_CONTROLLER)
         controller_frame(l, frame);
     else if (l->kind == LINK_GATEWAY)
-        requests_gateway(l, frame);
+        admin_gateway(l, frame);
     else if (frame->type == FRAME_HELLO && !l->dialled)
         on_hello(l, frame);
     else if (frame->type == FRAME_WELCOME && l->dialled)
@@ -359,7 +325,7 @@ static void on_accepted(void *ctx, struct listener *listener, struct link *link)
 
 static const struct listener_handlers listener_calls = {.accepted = on_accepted};
 
-bool controller_listen(struct controller *c, struct err_detail *detail) {
+bool links_listen(struct controller *c, struct err_detail *detail) {
     char url[CONFIG_HOST_BYTES_MAX + 64];
     struct listener_options options = {
         .handlers = &listener_calls, .ctx = c, .link = controller_link_options()};
@@ -383,14 +349,14 @@ static struct peer_link *dialled_link(struct controller *c, const struct link *l
 }
 
 static void on_keep_up(void *ctx, struct keep *keep, struct link *link) {
-    struct peer *p = ctx;
-    struct controller *c = p->controller;
+    struct remote *r = ctx;
+    struct controller *c = r->controller;
     struct peer_link *l = link_add(c, link);
     struct hello offer = ours();
     Mr__Hello m = MR__HELLO__INIT;
     Mr__Identity identity;
     l->dialled = true;
-    l->dial_peer = p;
+    l->dialled_as = r;
     links_identify(c, &identity);
     m.identity = &identity;
     m.name = (char *)(uintptr_t)c->config->node;
@@ -399,104 +365,65 @@ static void on_keep_up(void *ctx, struct keep *keep, struct link *link) {
 }
 
 static void on_keep_frame(void *ctx, struct link *link, const struct frame *frame) {
-    struct peer *p = ctx;
-    struct peer_link *l = dialled_link(p->controller, link);
+    struct remote *r = ctx;
+    struct peer_link *l = dialled_link(r->controller, link);
     if (l)
         pass_on(l, frame);
 }
 
-/* Reset, and now refused: the process is gone. */
-static void peer_refused(struct peer *p) {
-    struct controller *c = p->controller;
-    uint32_t node = node_of(c, p);
-    if (p->link)
-        return;
-    if (node) {
-        detector_gone(c->core.detector, node, DETECTOR_CONTROLLER, loop_now(c->loop), &c->core.detected);
-        group_detected(&c->core);
-    }
-    if (p->member)
-        group_peer_down(&c->core, p->member, true);
+static void end_dialled(struct remote *r) {
+    LINKS_EACH(r->controller, l)
+    if (l->dialled && l->dialled_as == r)
+        link_ended(l);
 }
 
 static void on_keep_down(void *ctx, struct keep *keep, const struct link_end *end, bool was_up) {
-    struct peer *p = ctx;
-    struct controller *c = p->controller;
+    struct remote *r = ctx;
     (void)keep;
-    if (was_up) {
-        LINKS_EACH(c, l)
-        if (l->dialled && l->dial_peer == p)
-            link_ended(l);
-    } else if (end->cause == LINK_END_REFUSED) {
-        peer_refused(p);
-    }
+    if (was_up)
+        end_dialled(r);
+    else if (end->cause == LINK_END_REFUSED)
+        controllers_refused(&r->controller->core, r->peer);
 }
 
 static const struct keep_handlers keep_calls = {
     .up = on_keep_up, .frame = on_keep_frame, .down = on_keep_down};
 
-static void dial(struct peer *p) {
+void links_dial(struct controller *c, struct peer *p) {
     char url[NODE_ADDRESS_BYTES_MAX + 8];
     struct err_detail detail;
+    struct remote *r = links_remote(c, p);
     struct keep_options options = {
-        .handlers = &keep_calls, .ctx = p, .link = controller_link_options(), .retry_max = 200 * USEC_MS};
+        .handlers = &keep_calls, .ctx = r, .link = controller_link_options(), .retry_max = 200 * USEC_MS};
     snprintf(url, sizeof url, "tcp://%s", p->address);
-    if (p->keep)
-        keep_redirect(p->keep, url, NULL);
-    else if (!(p->keep = keep_new(p->controller->loop, url, &options, &detail)))
+    if (r->keep)
+        keep_redirect(r->keep, url, NULL);
+    else if (!(r->keep = keep_new(c->loop, url, &options, &detail)))
         log_error("node %s: %s", p->name, detail.text);
 }
 
-void peers_know(struct controller *c, const char *name, const char *address) {
-    if (strcmp(name, c->config->node) == 0)
+void links_stop_dialling(struct controller *c, struct peer *p) {
+    struct remote *r = links_remote(c, p);
+    if (!r->keep)
         return;
-    struct peer *p = peer_add(c, name);
-    if (strcmp(p->address, address) == 0)
-        return;
-    snprintf(p->address, sizeof p->address, "%s", address);
-    dial(p);
+    end_dialled(r);
+    keep_free(r->keep);
+    r->keep = NULL;
 }
 
-static void watch_node(struct controller *c, const struct metadata_node *n) {
-    struct peer *p;
-    if (n->state == NODE_LEFT) {
-        detector_forget_node(c->core.detector, n->id);
-        return;
-    }
-    peers_know(c, n->info.name, n->info.cluster_address);
-    detector_watch(c->core.detector, n->id, DETECTOR_CONTROLLER, n->info.controller, loop_now(c->loop));
-    for (uint32_t i = 0; i < n->info.shards_count; i++)
-        detector_watch(c->core.detector, n->id, (int)i, n->info.shards[i], loop_now(c->loop));
-    if ((p = peers_named(c, n->info.name)) && p->link)
-        heard(p->link);
-}
-
-void peers_hear_self(struct controller *c) {
-    const struct metadata_node *own = metadata_node_named(c->core.metadata, c->config->node);
-    if (own)
-        detector_heard(c->core.detector, own->id, DETECTOR_CONTROLLER, loop_now(c->loop), &c->core.detected);
-}
-
-/* Everybody the metadata knows, or the configuration while there is none. */
-void peers_refresh(struct controller *c) {
-    for (size_t i = 0; !metadata_cluster_id(c->core.metadata) && i < c->config->initial_count; i++)
-        peers_know(c, c->config->initial[i].name, c->config->initial[i].address.text);
-    for (size_t i = 0; i < metadata_nodes_count(c->core.metadata); i++)
-        watch_node(c, metadata_node_at(c->core.metadata, i));
-    peers_hear_self(c);
-}
-
-void controller_hang_up(struct controller *c) {
+void links_hang_up(struct controller *c) {
     if (c->tcp)
         listener_close(c->tcp);
     if (c->ipc)
         listener_close(c->ipc);
-    for (struct peer *p = c->peers, *next; p; p = next) {
-        next = p->next;
-        if (p->keep)
-            keep_free(p->keep);
-        p->link = NULL;
-        p->keep = NULL;
+    CORE_PEERS_EACH(&c->core, p) {
+        struct remote *r = links_remote(c, p);
+        if (r->keep)
+            keep_free(r->keep);
+        if (r->heartbeat)
+            mr__heartbeat__free_unpacked(r->heartbeat, NULL);
+        *r = (struct remote){.controller = c, .peer = p};
+        p->up = false;
     }
     LINKS_EACH(c, l) {
         if (l->dialled)
@@ -504,15 +431,4 @@ void controller_hang_up(struct controller *c) {
         else
             link_close(l->link, ERR_CLOSED, "the controller stops");
     }
-}
-
-void peers_unknow(struct controller *c, const char *name) {
-    struct peer *p = peers_named(c, name);
-    if (!p || !p->keep)
-        return;
-    LINKS_EACH(c, l)
-    if (l->dialled && l->dial_peer == p)
-        link_ended(l);
-    keep_free(p->keep);
-    p->keep = NULL;
 }
