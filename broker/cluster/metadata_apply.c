@@ -435,7 +435,7 @@ static bool sets_allowed(const struct replica_record *was, const struct replica_
 static bool change_current(const struct metadata_partition *p, const struct record_change *c) {
     return p && (p->record.version == c->base_version || MUTATED(record_swap_unchecked)) &&
            c->record.epoch > p->record.epoch && c->record.current.count > 0 &&
-           (c->lossy || sets_allowed(&p->record, &c->record)) &&
+           (c->lossy || MUTATED(record_swap_unchecked) || sets_allowed(&p->record, &c->record)) &&
            (replica_set_has(&c->record.current, c->record.leader) ||
             replica_set_has(&c->record.previous, c->record.leader));
 }

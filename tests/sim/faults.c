@@ -6,7 +6,10 @@
 #include "base/check.h"
 #include "clients.h"
 
-enum { SUSPEND_LULL_US = 100000 };
+enum {
+    SUSPEND_LULL_US = 100000,
+    DRAIN_SLOW_US = 3000000 /* so late a drain may still be committed */
+};
 
 static struct rng *dice(struct sim *s) {
     return &s->rng;
@@ -255,18 +258,22 @@ static void on_resume(struct sim *s, struct event *e) {
     struct process *p = sim_leading_controller(s);
     const struct metadata_node *n =
         p ? metadata_node_named(controller_metadata(p), s->nodes[e->a].name) : NULL;
-    if (n && n->state != NODE_DRAINING)
+    if (n && n->state != NODE_DRAINING && s->now > (usec_t)e->b)
         return;
     members_set_state(s, (int)e->a, NODE_ALIVE);
-    sim_at(s, s->now + 200 * USEC_MS, on_resume)->a = e->a;
+    struct event *again = sim_at(s, s->now + 200 * USEC_MS, on_resume);
+    again->a = e->a;
+    again->b = e->b;
 }
 
 static void do_drain(struct sim *s) {
     int node = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
     sim_trace(s, "%s is drained", s->nodes[node].name);
     members_set_state(s, node, NODE_DRAINING);
-    sim_at(s, s->now + sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max), on_resume)->a =
-        (uint64_t)node;
+    usec_t at = s->now + sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max);
+    struct event *e = sim_at(s, at, on_resume);
+    e->a = (uint64_t)node;
+    e->b = (uint64_t)(at + DRAIN_SLOW_US);
 }
 
 static bool any_frozen(const struct sim *s) {

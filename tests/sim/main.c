@@ -337,6 +337,8 @@ static const char *take(struct options *o, const char *name, const char *value) 
         good = number(value, 0, UINT64_MAX, &o->first);
     else if (strcmp(name, "--minutes") == 0)
         good = take_minutes(value, &o->minutes);
+    else if (strcmp(name, "--theme") == 0)
+        return swarm_force(value) ? NULL : "no such theme";
     else if (strcmp(name, "--mutation") == 0)
         return sim_mutate(value) ? NULL : "no such mutation, or not built for mutations";
     else if (strcmp(name, "--jobs") == 0)

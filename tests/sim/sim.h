@@ -616,6 +616,7 @@ void branches_end(struct sim *s);
 void swarm_draw(struct sim *s);
 void swarm_big(struct swarm *w); /* clients and outages of a big world */
 const char *swarm_theme(const struct sim *s);
+bool swarm_force(const char *theme);                       /* of all seeds from now on; false: unknown */
 usec_t swarm_rate(struct sim *s, usec_t low, usec_t high); /* often and seldom alike */
 
 /* ---- faults.c ---- */

@@ -5,6 +5,8 @@
  * too. Most worlds are small, short and dense in faults, since most that can go
  * wrong goes wrong between few; some are big and long.
  */
+#include <string.h>
+
 #include "sim.h"
 
 enum {
@@ -25,7 +27,8 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
-    {FAULT_kill_shard, 4500, USEC_S, 20 * USEC_S, IN(processes) | IN(disks) | IN(segments)},
+    {FAULT_kill_shard, 4500, USEC_S, 20 * USEC_S,
+     IN(processes) | IN(disks) | IN(segments) | IN(leaders) | IN(sets)},
     {FAULT_kill_controller, 4000, USEC_S, 20 * USEC_S, IN(processes) | IN(elections)},
     {FAULT_kill_gateway, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(clients)},
     {FAULT_kill_node, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes)},
@@ -64,6 +67,15 @@ static const char *const themes[] = {
 #undef X
 };
 
+static int forced = -1; /* theme of every seed; -1: drawn */
+
+bool swarm_force(const char *theme) {
+    for (int i = 0; i < THEMES; i++)
+        if (strcmp(theme, themes[i]) == 0)
+            forced = i;
+    return forced >= 0;
+}
+
 const char *swarm_theme(const struct sim *s) {
     return themes[s->swarm.theme];
 }
@@ -96,7 +108,7 @@ static void draw_rates(struct sim *s) {
     if (w->mean[FAULT_bit_flip] || w->mean[FAULT_wipe])
         w->victim = (int)rng_below(&s->rng, (uint64_t)s->nodes_count);
     w->clocks_differ = sim_chance(&s->rng, 7000);
-    if (sim_chance(&s->rng, w->theme == THEME_network ? LIKELY : 2000)) {
+    if (sim_chance(&s->rng, w->theme == THEME_network || w->theme == THEME_leaders ? LIKELY : 2000)) {
         w->lost = (unsigned)rng_below(&s->rng, 300);
         w->twice = (unsigned)rng_below(&s->rng, 300);
         w->late = (unsigned)rng_below(&s->rng, 300);
@@ -112,6 +124,8 @@ static void draw_speed(struct sim *s) {
     w->slow_max = between(s, 5 * USEC_MS, 300 * USEC_MS);
     w->sync_min = between(s, 50, 500);
     w->sync_max = w->sync_min + between(s, 100, 8000);
+    if ((w->theme == THEME_leaders || w->theme == THEME_sets) && sim_chance(&s->rng, 4000)) /* much is lost */
+        w->sync_max += between(s, 20 * USEC_MS, 200 * USEC_MS);
 }
 
 static void draw_small(struct sim *s) {
@@ -129,6 +143,11 @@ static void draw_small(struct sim *s) {
     w->publishers_more = 1;
     w->publish_min = 15 * USEC_MS;
     w->publish_max = 120 * USEC_MS;
+    if (w->theme == THEME_leaders || w->theme == THEME_sets) {
+        w->boxes_max = 1;
+        w->publish_min = 8 * USEC_MS;
+        w->publish_max = 40 * USEC_MS;
+    }
 }
 
 void swarm_big(struct swarm *w) {
@@ -155,6 +174,8 @@ void swarm_draw(struct sim *s) {
     struct swarm *w = &s->swarm;
     *w = (struct swarm){.victim = -1};
     w->theme = sim_chance(&s->rng, BIG_OF_10000) ? THEME_big : (enum theme)rng_below(&s->rng, THEME_big);
+    if (forced >= 0)
+        w->theme = (enum theme)forced;
     if (w->theme == THEME_big)
         draw_big(s);
     else
