@@ -260,7 +260,8 @@ static void on_resume(struct sim *s, struct event *e) {
         p ? metadata_node_named(controller_metadata(p), s->nodes[e->a].name) : NULL;
     if (n && n->state != NODE_DRAINING && s->now > (usec_t)e->b)
         return;
-    members_set_state(s, (int)e->a, NODE_ALIVE);
+    if (!n || n->state == NODE_DRAINING)
+        members_set_state(s, (int)e->a, NODE_ALIVE);
     struct event *again = sim_at(s, s->now + 200 * USEC_MS, on_resume);
     again->a = e->a;
     again->b = e->b;

@@ -208,6 +208,7 @@ struct hosted {
     struct hosted *next_dirty;
     bool dirty;
     bool removed;                /* its mailbox is deleted; ids are never used twice */
+    uint64_t opened;             /* number of this life of the partition: flush_item */
     uint64_t flushed_mark;       /* replica_mark at the last flush */
     uint64_t checkpoint_pending; /* base of a checkpoint written this turn, 0: none */
 
@@ -231,6 +232,7 @@ struct hosted {
 
 struct flush_item {
     uint64_t partition;
+    uint64_t opened; /* hosted's, then */
     uint64_t mark;
     uint64_t checkpoint; /* base, 0: none */
 };
@@ -252,6 +254,7 @@ struct shard {
     uint64_t boot;   /* of the machine; 0: not known */
     usec_t failure_timeout;
     size_t append_entries; /* replica_options; 0: as many as fit */
+    uint64_t opens;        /* partitions opened so far */
 
     struct hosted *hosted; /* by id */
     struct hosted *dirty_first, *dirty_last;

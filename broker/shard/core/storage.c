@@ -25,8 +25,8 @@ enum { DAMAGE_START_SHIFT = 24 };
 static void tell(struct shard *s, const struct flush_item *item, bool synced) {
     struct hosted *h = shard_find(s, item->partition);
     usec_t now = shard_now(s);
-    if (!h || !h->partition)
-        return;
+    if (!h || !h->partition || h->opened != item->opened)
+        return; /* dropped since, and perhaps here again: its marks begin anew */
     shard_working_on(s, h->id);
     shard_touch(h);
     if (item->mark)
@@ -149,7 +149,7 @@ static struct flush *collect(struct shard *s) {
         uint64_t mark = h->partition ? replica_mark(h->partition->replica) : 0;
         if (!h->partition || (mark == h->flushed_mark && !h->checkpoint_pending))
             continue;
-        f->items[f->count++] = (struct flush_item){h->id, mark, h->checkpoint_pending};
+        f->items[f->count++] = (struct flush_item){h->id, h->opened, mark, h->checkpoint_pending};
         h->flushed_mark = mark;
         h->checkpoint_pending = 0;
     }
@@ -298,6 +298,8 @@ bool storage_partition(struct shard *s, struct hosted *h) {
     if (written(h) && s->boot && !replica_damaged(h->partition->replica))
         journal_write_boot(s->journal, h->id, s->boot);
     partition_time(h->partition, shard_now(s), s->calls->wall(s->host));
+    h->opened = ++s->opens;
     h->flushed_mark = replica_mark(h->partition->replica);
+    h->checkpoint_pending = 0;
     return true;
 }
