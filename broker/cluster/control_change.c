@@ -127,7 +127,7 @@ bool change_start(struct control *c, struct watch *w, const struct replica_set *
         return true;
     }
     op->stage = STAGE_LEARN;
-    op->deadline = now + CONTROL_LEARN_US;
+    op->deadline = now + CONTROL_PROPOSE_US; /* for the proposal; the learning has its own */
     change_propose_learners(c, w, &learners, now, fx);
     return true;
 }
@@ -138,8 +138,17 @@ void change_applied(struct control *c, struct op *op, const struct replica_recor
     if (op->kind != OP_CHANGE || op->stage != STAGE_LEARN)
         return;
     struct replica_set learners = newcomers(&op->set, &r->current);
-    if (r->learners.count && !replica_set_equal(&learners, &r->learners))
+    if (r->learners.count && !replica_set_equal(&learners, &r->learners)) {
         change_give_up(c, op, "other learners", now, fx);
+        return;
+    }
+    if (r->learners.count) {
+        op->deadline = now + CONTROL_LEARN_US;
+        return;
+    }
+    op->deadline = now + CONTROL_PROPOSE_US;
+    change_propose_learners(c, op->watch, &learners, now,
+                            fx); /* the record moved on: what was proposed is stale */
 }
 
 void change_caught_up(struct control *c, struct op *op, member_t peer, usec_t now,

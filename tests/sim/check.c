@@ -144,6 +144,7 @@ static void commit_subscribe(struct log *l, const struct entry *e) {
         b = &l->begun[l->begun_count++];
         strcpy(b->name, name);
         b->offset = l->next_offset;
+        b->purged = false;
     } else if (!begins && b) {
         *b = l->begun[--l->begun_count];
     }
@@ -154,6 +155,8 @@ static void commit_drop(struct sim *s, struct log *l, const struct entry *e) {
         return;
     sim_count(s, RARE_purged);
     l->purged_below = l->next_offset;
+    for (size_t i = 0; i < l->begun_count; i++)
+        l->begun[i].purged = true;
 }
 
 /* One at a time: two majorities that follow each other share a member. */

@@ -56,6 +56,7 @@ struct letter {
 struct begun { /* a subscription, and where the log ended then */
     char name[SIM_NAME_BYTES];
     uint64_t offset;
+    bool purged; /* since then */
 };
 
 struct log {

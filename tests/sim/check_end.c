@@ -39,7 +39,7 @@ static struct missed missed_by(struct log *l, int k, const struct subscription_s
             m.first = m.count++ ? m.first : offset;
     }
     if (came < due)
-        *(l->purged_below > begun ? &m.purged : &m.count) += due - came;
+        *(b && b->purged ? &m.purged : &m.count) += due - came;
     return m;
 }
 
