@@ -112,7 +112,8 @@ struct shard_letter {
 struct read_job {
     struct shard *shard;
     uint64_t partition;
-    bool is_batch; /* for delivery; else for the replica's fetch */
+    uint64_t opened; /* hosted's, then */
+    bool is_batch;   /* for delivery; else for the replica's fetch */
     member_t who;
     uint64_t from, to;
     struct journal_location *at;
@@ -208,7 +209,7 @@ struct hosted {
     struct hosted *next_dirty;
     bool dirty;
     bool removed;                /* its mailbox is deleted; ids are never used twice */
-    uint64_t opened;             /* number of this life of the partition: flush_item */
+    uint64_t opened;             /* number of this life of the partition: flush_item, read_job */
     uint64_t flushed_mark;       /* replica_mark at the last flush */
     uint64_t checkpoint_pending; /* base of a checkpoint written this turn, 0: none */
 

@@ -97,6 +97,9 @@ static void forget(struct hosted *h) {
     letters_forget(h);
     partition_free(h->partition);
     h->partition = NULL;
+    h->reading = false;
+    h->staged_count = 0;
+    h->checkpoint_pending = 0;
 }
 
 /* The data goes; the promise stays as a tombstone. */

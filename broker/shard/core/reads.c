@@ -64,7 +64,7 @@ void read_execute(struct read_job *job) {
 void read_fire(struct read_job *job) {
     struct shard *s = job->shard;
     struct hosted *h = shard_find(s, job->partition);
-    if (h && h->partition) {
+    if (h && h->partition && h->opened == job->opened) {
         shard_working_on(s, h->id);
         shard_touch(h);
         if (job->is_batch)
@@ -89,7 +89,8 @@ void read_free(struct read_job *job) {
 
 static struct read_job *new_job(struct hosted *h, uint64_t from, uint64_t to, size_t room) {
     struct read_job *job = xcalloc(1, sizeof *job);
-    *job = (struct read_job){.shard = h->shard, .partition = h->id, .from = from, .to = to};
+    *job =
+        (struct read_job){.shard = h->shard, .partition = h->id, .opened = h->opened, .from = from, .to = to};
     job->at = xcalloc(room, sizeof *job->at);
     job->bodies = xcalloc(room, sizeof *job->bodies);
     job->errs = xcalloc(room, sizeof *job->errs);
