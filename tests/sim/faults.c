@@ -379,6 +379,8 @@ void faults_start(struct sim *s) {
             sim_at(s, s->now + sim_between(dice(s), 0, 2 * s->swarm.mean[i]), on_fault)->a = (uint64_t)i;
 }
 
+/* Who stands still goes on when its time comes: what waits in its inbox has its place
+ * behind that, and would be overtaken. */
 void faults_stop(struct sim *s) {
     sim_trace(s, "calm");
     if (s->swarm.mean[FAULT_join])
@@ -388,7 +390,6 @@ void faults_stop(struct sim *s) {
     network_heal(s);
     for (int i = 0; i < s->processes_count; i++) {
         struct process *p = &s->processes[i];
-        p->frozen_until = p->frozen_until > s->now ? s->now : p->frozen_until;
         if (p->disk) {
             mem_disk_limit(p->disk, UINT64_MAX / 2);
             mem_disk_fail_after(p->disk, 0);
