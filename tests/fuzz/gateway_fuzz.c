@@ -19,15 +19,22 @@ enum { FRAMES_MAX = 16, QUIET_TURNS = 2, LIVES = 2000 /* inputs for one gateway 
 static struct world *world;
 static unsigned inputs;
 
+/* Whose link was refused hangs up, so that the next input has a new one. */
 static void forget(struct end *e) {
+    bool refused = false;
     while (e->first) {
         struct arrived *a = e->first;
         e->first = a->next;
+        refused |= a->type == FRAME_FAIL;
         protobuf_c_message_free_unpacked(a->message, NULL);
         body_drop(a->body);
         free(a);
     }
     e->last = NULL;
+    if (refused && e->link) {
+        link_kill(e->link);
+        e->link = NULL;
+    }
 }
 
 /* In memory nothing is under way once two turns had no event. */
