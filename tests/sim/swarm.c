@@ -107,6 +107,8 @@ static void draw_rates(struct sim *s) {
         w->mean[FAULT_join] = w->mean[FAULT_remove] = 0;
     if (w->mean[FAULT_bit_flip] || w->mean[FAULT_wipe])
         w->victim = (int)rng_below(&s->rng, (uint64_t)s->nodes_count);
+    if (w->victim >= 0 && s->nodes_count < 4) /* a drain leaves sets of two: one harmed disk is too many */
+        w->mean[FAULT_drain] = 0;
     w->clocks_differ = sim_chance(&s->rng, 7000);
     if (sim_chance(&s->rng, w->theme == THEME_network || w->theme == THEME_leaders ? LIKELY : 2000)) {
         w->lost = (unsigned)rng_below(&s->rng, 300);
