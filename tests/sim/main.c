@@ -10,6 +10,7 @@
  * a rare branch was never reached; 2: wrong usage.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,9 @@ enum {
     MINUTES_MAX = 100000,
     SEED_SECONDS_MAX = 120,
     LARGE_SECONDS_MAX = 1800,
-    FAILURES_SHOWN = 20
+    FAILURES_SHOWN = 20,
+    HEAP_BYTES_KEPT = 1 << 30,
+    HEAP_BYTES_STEP = 4 << 20
 };
 
 struct options {
@@ -112,8 +115,17 @@ static void run_again(struct share *share) {
     _exit(1);
 }
 
+/* A world is built and torn down in memory that the kernel has given once. */
+static void keep_memory(void) {
+    mallopt(M_MXFAST, 0);
+    mallopt(M_MMAP_THRESHOLD, HEAP_BYTES_KEPT);
+    mallopt(M_TRIM_THRESHOLD, HEAP_BYTES_KEPT);
+    mallopt(M_TOP_PAD, HEAP_BYTES_STEP);
+}
+
 _Noreturn static void child(const struct job *job, bool trace) {
     struct share *share = job->share;
+    keep_memory();
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (uint64_t seed = job->next; seed < job->end; seed++) {
         memset(&share->now, 0, sizeof share->now);
