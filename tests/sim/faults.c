@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "clients.h"
+#include "controller.h"
 
 enum {
     SUSPEND_LULL_US = 100000,
@@ -236,7 +237,15 @@ static void do_bit_flip(struct sim *s) {
     sim_trace(s, "%s disk: a bit flips", p->name);
 }
 
+/* While the cluster forms, its data is on one disk. */
+static bool formed_well(struct sim *s) {
+    struct process *p = sim_leading_controller(s);
+    return p && replica_voters(p->controller->core.replica)->count >= 3;
+}
+
 static void do_wipe(struct sim *s) {
+    if (!formed_well(s))
+        return;
     int node = s->swarm.victim;
     if (!may_harm(s, node))
         return;
