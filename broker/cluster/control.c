@@ -145,25 +145,6 @@ void control_lead_counted(struct control *c, struct watch *w, member_t leader) {
     w->leader = leader;
 }
 
-void control_send_record(const struct metadata_partition *p, struct control_effects *fx) {
-    const struct replica_record *r = &p->record;
-    const struct replica_set *sets[] = {&r->current, &r->previous, &r->learners};
-    member_t told[3 * REPLICA_SET_MAX + 1];
-    size_t count = 0;
-    told[count++] = r->leader;
-    for (size_t k = 0; k < 3; k++) {
-        for (uint32_t i = 0; i < sets[k]->count; i++) {
-            bool has = false;
-            for (size_t j = 0; j < count; j++)
-                has |= told[j] == sets[k]->members[i];
-            if (!has)
-                told[count++] = sets[k]->members[i];
-        }
-    }
-    for (size_t i = 0; i < count; i++)
-        control_effect_add(fx, CONTROL_SEND_RECORD, told[i], p->id);
-}
-
 /* ---- review: what does this partition need? ---- */
 
 static void queue_push(struct control *c, struct watch *w) {

@@ -35,6 +35,25 @@ void control_effects_free(struct control_effects *fx) {
     *fx = (struct control_effects){0};
 }
 
+void control_send_record(const struct metadata_partition *p, struct control_effects *fx) {
+    const struct replica_record *r = &p->record;
+    const struct replica_set *sets[] = {&r->current, &r->previous, &r->learners};
+    member_t told[3 * REPLICA_SET_MAX + 1];
+    size_t count = 0;
+    told[count++] = r->leader;
+    for (size_t k = 0; k < 3; k++) {
+        for (uint32_t i = 0; i < sets[k]->count; i++) {
+            bool has = false;
+            for (size_t j = 0; j < count; j++)
+                has |= told[j] == sets[k]->members[i];
+            if (!has)
+                told[count++] = sets[k]->members[i];
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        control_effect_add(fx, CONTROL_SEND_RECORD, told[i], p->id);
+}
+
 void control_say(struct control *c, struct control_effects *fx, const char *format, ...) {
     if (c->said++ >= LINES_A_TURN_MAX)
         return;
