@@ -96,7 +96,7 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
 }
 
 static int consumers_of(struct sim *s) {
-    return 1 + (int)rng_below(&s->work, 2);
+    return (s->swarm.theme == THEME_leaders ? 2 : 1) + (int)rng_below(&s->work, 2);
 }
 
 void clients_make(struct sim *s) {

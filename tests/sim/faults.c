@@ -63,7 +63,8 @@ static void do_link_reset(struct sim *s) {
         network_reset(s, a, b);
 }
 
-static const char *const cut_names[] = {"links", "links of the shards", "links of controllers and shards"};
+static const char *const cut_names[] = {"links", "links of the shards", "links of controllers and shards",
+                                        "links of gateways"};
 
 static void on_heal(struct sim *s, struct event *e) {
     int from = (int)(e->a & 0xffff), what = (int)(e->a >> 16);
@@ -130,6 +131,10 @@ static void do_cut_shards(struct sim *s) {
 }
 static void do_cut_orders(struct sim *s) {
     cut_kind(s, CUT_ORDERS);
+}
+
+static void do_cut_clients(struct sim *s) {
+    cut_kind(s, CUT_CLIENTS);
 }
 
 static bool leads_any(struct process *p) {
@@ -346,6 +351,7 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
     [FAULT_cut_both] = do_cut_both,
     [FAULT_cut_shards] = do_cut_shards,
     [FAULT_cut_orders] = do_cut_orders,
+    [FAULT_cut_clients] = do_cut_clients,
     [FAULT_kill_leader] = do_kill_leader,
     [FAULT_isolate] = do_isolate,
     [FAULT_flap] = do_flap,

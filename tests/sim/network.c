@@ -34,9 +34,11 @@ static struct pair *pair_of(struct sim *s, int a, int b) {
 static bool is_cut(const struct sim *s, int from, int to) {
     const struct process *a = &s->processes[from], *b = &s->processes[to];
     bool shards = a->kind == PROCESS_SHARD && b->kind == PROCESS_SHARD;
-    bool orders = a->kind != b->kind && a->kind != PROCESS_GATEWAY && b->kind != PROCESS_GATEWAY;
+    bool clients = (a->kind == PROCESS_GATEWAY) != (b->kind == PROCESS_GATEWAY);
+    bool orders = a->kind != b->kind && !clients;
     return s->cut[CUT_ALL][a->node][b->node] || (shards && s->cut[CUT_SHARDS][a->node][b->node]) ||
-           (orders && s->cut[CUT_ORDERS][a->node][b->node]);
+           (orders && s->cut[CUT_ORDERS][a->node][b->node]) ||
+           (clients && s->cut[CUT_CLIENTS][a->node][b->node]);
 }
 
 static usec_t delay(struct sim *s, int from, int to) {

@@ -59,6 +59,7 @@ struct gateway;
     X(cut_both)                                                                                              \
     X(cut_shards)                                                                                            \
     X(cut_orders)                                                                                            \
+    X(cut_clients)                                                                                           \
     X(kill_leader)                                                                                           \
     X(isolate)                                                                                               \
     X(flap)                                                                                                  \
@@ -403,7 +404,7 @@ struct pair {
 
 /* What a cut between two nodes takes: all, or the links of one kind, so that who is
  * cut off by some is still heard by others. */
-enum sim_cut { CUT_ALL, CUT_SHARDS, CUT_ORDERS, CUTS };
+enum sim_cut { CUT_ALL, CUT_SHARDS, CUT_ORDERS, CUT_CLIENTS, CUTS };
 
 /* What a seed is about: its kinds of fault come often, the others seldom. So each
  * rare branch gets many seeds. */
