@@ -26,11 +26,28 @@ void gateway_free(struct process *p) {
     p->gateway = NULL;
 }
 
+static void forwarded(struct process *p, int slot, enum err code) {
+    struct message *answer = message_new(M_FORWARDED, 0);
+    answer->forward.request = p->gateway->forwards[slot].request;
+    answer->forward.code = code;
+    p->gateway->forwards[slot].used = false;
+    network_send(p, p->gateway->forwards[slot].from, answer);
+}
+
+/* Whoever was to take it will not answer: the mailbox asks again. */
+static void forwards_lost(struct process *p, uint64_t partition) {
+    for (int i = 0; i < FORWARDS_MAX; i++)
+        if (p->gateway->forwards[i].used && p->gateway->forwards[i].partition == partition)
+            forwarded(p, i, ERR_UNAVAILABLE);
+}
+
 static void on_led(struct process *p, int from, const struct message *m) {
     struct sim *s = p->sim;
     struct gateway *g = p->gateway;
     if (m->led.epoch < g->epoch[m->partition])
         return;
+    if (g->leader[m->partition] != from)
+        forwards_lost(p, m->partition);
     g->leader[m->partition] = from;
     g->epoch[m->partition] = m->led.epoch;
     for (int i = 0; i < s->clients->consumers_count; i++) {
@@ -49,6 +66,7 @@ static void leader_lost(struct process *p, uint64_t partition, int from) {
     if (p->gateway->leader[partition] != from)
         return;
     p->gateway->leader[partition] = -1;
+    forwards_lost(p, partition);
     for (int i = 0; i < s->clients->consumers_count; i++) {
         struct consumer *c = &s->clients->consumers[i];
         if (c->gateway != p->id)
@@ -89,14 +107,6 @@ static void on_forward(struct process *p, int from, struct message *m) {
         return;
     }
     network_send(p, from, answer);
-}
-
-static void forwarded(struct process *p, int slot, enum err code) {
-    struct message *answer = message_new(M_FORWARDED, 0);
-    answer->forward.request = p->gateway->forwards[slot].request;
-    answer->forward.code = code;
-    p->gateway->forwards[slot].used = false;
-    network_send(p, p->gateway->forwards[slot].from, answer);
 }
 
 /* A late answer may be for the letter that had the slot before. */
