@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "base/check.h"
 #include "base/xalloc.h"
@@ -48,8 +49,34 @@ static double cpu_seconds(void) {
            (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1e6;
 }
 
+/* What a process's loop was busy with at one go: a real one would answer nobody meanwhile. */
+static struct {
+    double longest, all;
+    usec_t at;
+} busy[3];
+
+static double cpu_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void on_event(struct sim *s, struct process *p, struct event *e) {
+    double since = cpu_now();
+    e->fire(s, e);
+    double took = cpu_now() - since;
+    if (!p)
+        return;
+    busy[p->kind].all += took;
+    if (took > busy[p->kind].longest) {
+        busy[p->kind].longest = took;
+        busy[p->kind].at = s->now;
+    }
+}
+
 static struct measure begin(const struct sim *s) {
     struct measure m = {.from = s->now, .events = s->result.events, .cpu = cpu_seconds()};
+    memset(busy, 0, sizeof busy);
     memcpy(m.messages, s->messages, sizeof m.messages);
     memcpy(m.frames, s->frames, sizeof m.frames);
     return m;
@@ -85,6 +112,10 @@ static void say_measure(const struct sim *s, const struct measure *m) {
     printf("%s    %.3f s simulated, %llu events, %.1f s of CPU\n", column % 2 ? "\n" : "",
            (double)(s->now - m->from) / USEC_S, (unsigned long long)(s->result.events - m->events),
            cpu_seconds() - m->cpu);
+    static const char *const kinds[] = {"controllers", "shards", "gateways"};
+    for (int i = 0; i < 3; i++)
+        printf("    CPU of %s %.2f s, the longest turn or message %.2f ms (%lld ms after the begin)\n",
+               kinds[i], busy[i].all, busy[i].longest * 1e3, (long long)((busy[i].at - m->from) / USEC_MS));
     fflush(stdout);
 }
 
@@ -101,9 +132,7 @@ static struct process *leader_of(struct sim *s, const struct metadata *m,
     int shard = -1;
     const struct metadata_node *n = metadata_node_of(m, p->record.leader, &shard);
     CHECK(n && shard >= 0);
-    struct process *at = &s->processes[((int)n->id - 1) * (s->shards_per_node + 2) + 1 + shard];
-    CHECK(at->kind == PROCESS_SHARD && at->index == shard);
-    return at;
+    return sim_shard(s, (int)n->id - 1, shard);
 }
 
 static bool led(struct sim *s, const struct metadata *m, uint64_t id) {
@@ -127,6 +156,7 @@ static void draw(struct large_world *w) {
     struct swarm *x = &s->swarm;
     swarm_big(x);
     s->packing = true;
+    s->on_event = on_event;
     s->segment_bytes = SEGMENT_BYTES;
     s->failure_timeout = 600 * USEC_MS;
     s->rebuild_grace = 30 * USEC_S;

@@ -477,6 +477,7 @@ struct sim {
     /* What a shard or a controller sends leaves with its turn, packed; else each
      * message goes at once and alone. */
     bool packing;
+    void (*on_event)(struct sim *s, struct process *p, struct event *e); /* fires it; may be NULL */
     uint64_t messages[M_TYPES], frames[M_TYPES]; /* sent; frames as the broker packs them */
     struct clients *clients;
     struct checker *checker;

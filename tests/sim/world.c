@@ -173,7 +173,10 @@ bool sim_step(struct sim *s) {
     sim_mix(s, (uint64_t)e.at);
     sim_mix(s, e.number + (p ? (uint64_t)p->id << 40 : 0));
     checker_running(p);
-    e.fire(s, &e);
+    if (s->on_event)
+        s->on_event(s, p, &e);
+    else
+        e.fire(s, &e);
     return true;
 }
 
@@ -228,23 +231,22 @@ void process_wake(struct process *p, usec_t at) {
 
 /* ---- who is who ---- */
 
-static struct process *find(struct sim *s, enum process_kind kind, int node, int index) {
-    for (int i = 0; i < s->processes_count; i++) {
-        struct process *p = &s->processes[i];
-        if (p->kind == kind && p->node == node && p->index == index)
-            return p;
-    }
-    return NULL;
+/* They lie node by node: controller, shards, gateway. */
+static struct process *find(struct sim *s, enum process_kind kind, int node, int at) {
+    struct process *p = &s->processes[node * (s->shards_per_node + 2) + at];
+    CHECK(p->kind == kind && p->node == node);
+    return p;
 }
 
 struct process *sim_controller(struct sim *s, int node) {
     return find(s, PROCESS_CONTROLLER, node, 0);
 }
 struct process *sim_shard(struct sim *s, int node, int index) {
-    return find(s, PROCESS_SHARD, node, index);
+    CHECK(index < s->shards_per_node);
+    return find(s, PROCESS_SHARD, node, 1 + index);
 }
 struct process *sim_gateway(struct sim *s, int node) {
-    return find(s, PROCESS_GATEWAY, node, 0);
+    return find(s, PROCESS_GATEWAY, node, 1 + s->shards_per_node);
 }
 
 struct process *sim_leading_controller(struct sim *s) {
