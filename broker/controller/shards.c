@@ -125,12 +125,21 @@ static void send_lead(struct core *c, struct shard_peer *s) {
     order(c, s, &(struct shard_order){.type = SHARD_LEAD, .term = replica_epoch(c->replica)});
 }
 
+/* Its own controller is there and tells it of every record. */
+static bool told_by_own(const struct core *c, const struct shard_peer *s) {
+    return s->own || detector_process(c->detector, s->node, DETECTOR_CONTROLLER) == DETECTOR_UP;
+}
+
+/* All records to all shards would keep a new leader from its heartbeats in a large
+ * cluster: only those hear them that nobody else tells. What is not led nevertheless
+ * is found and told by control. */
 void shards_lead(struct core *c) {
     CORE_SHARDS_EACH(c, s) {
         if (!s->up)
             continue;
         send_lead(c, s);
-        send_everything(c, s);
+        if (!told_by_own(c, s))
+            send_everything(c, s);
     }
 }
 

@@ -177,7 +177,7 @@ static void on_purge_partition(struct process_link *l, const struct frame *frame
     purged.request = m->request;
     purged.partition = m->partition;
     purged.code = service_on_purge(&l->shard, m->partition) ? ERR_OK : ERR_NOT_LEADER;
-    link_send(l->link, FRAME_PARTITION_PURGED, &purged.base, NULL, 0);
+    link_send(process_link_out(&l->shard), FRAME_PARTITION_PURGED, &purged.base, NULL, 0);
 }
 
 static void on_forwarded(struct process_link *l, const struct frame *frame) {
@@ -229,7 +229,7 @@ static void attached(struct shard_link *to, const struct shard_attach *what, enu
     a.subscription = (char *)(uintptr_t)what->subscription;
     a.code = code;
     a.text = (char *)(uintptr_t)(code == ERR_OK ? "" : err_text(code));
-    link_send(process_link_of(to)->link, FRAME_ATTACHED, &a.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_ATTACHED, &a.base, NULL, 0);
 }
 
 static void settled(struct shard_link *to, uint64_t partition, const struct mailbox_effect *e) {
@@ -245,7 +245,7 @@ static void settled(struct shard_link *to, uint64_t partition, const struct mail
     m.request = e->settled.origin.request;
     m.partition = partition;
     m.results = (ProtobufCBinaryData){e->settled.count, bytes};
-    link_send(process_link_of(to)->link, FRAME_SHARD_SETTLED, &m.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_SHARD_SETTLED, &m.base, NULL, 0);
     if (bytes != results)
         free(bytes);
 }
@@ -255,7 +255,7 @@ static void ready(struct shard_link *to, uint64_t partition, const struct mailbo
     m.partition = partition;
     m.subscription = (char *)(uintptr_t)e->ready.subscription;
     m.messages = e->ready.messages;
-    link_send(process_link_of(to)->link, FRAME_READY, &m.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_READY, &m.base, NULL, 0);
 }
 
 static void credit_back(struct shard_link *to, uint64_t partition, const struct mailbox_effect *e) {
@@ -264,7 +264,7 @@ static void credit_back(struct shard_link *to, uint64_t partition, const struct 
     m.consumer_id = bytes_of(&e->credit_back.consumer);
     m.subscription = (char *)(uintptr_t)e->credit_back.subscription;
     m.credit = e->credit_back.credit;
-    link_send(process_link_of(to)->link, FRAME_CREDIT_BACK, &m.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_CREDIT_BACK, &m.base, NULL, 0);
 }
 
 static void detached(struct shard_link *to, uint64_t partition, const struct mailbox_effect *e) {
@@ -273,7 +273,7 @@ static void detached(struct shard_link *to, uint64_t partition, const struct mai
     m.consumer_id = bytes_of(&e->detached.consumer);
     m.subscription = (char *)(uintptr_t)e->detached.subscription;
     m.code = e->detached.reason;
-    link_send(process_link_of(to)->link, FRAME_DETACHED, &m.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_DETACHED, &m.base, NULL, 0);
 }
 
 static void deliver(struct shard_link *to, const struct hosted *h, const struct mailbox_effect *e,
@@ -292,25 +292,15 @@ static void deliver(struct shard_link *to, const struct hosted *h, const struct 
     d.attempt = e->deliver.attempt;
     d.stamp = e->deliver.stamp;
     d.crc = crc32c(0, run->data, run->size);
-    link_send(process_link_of(to)->link, FRAME_SHARD_DELIVERY, &m.base, &run, 1);
+    link_send(process_link_out(to), FRAME_SHARD_DELIVERY, &m.base, &run, 1);
 }
 
 static void led(struct shard_link *to, uint64_t partition, uint64_t epoch) {
-    Mr__Led m = MR__LED__INIT;
-    Mr__Leading leading = MR__LEADING__INIT;
-    Mr__Leading *list[] = {&leading};
-    leading.partition = partition;
-    leading.epoch = epoch;
-    m.leading = list;
-    m.n_leading = 1;
-    link_send(process_link_of(to)->link, FRAME_LED, &m.base, NULL, 0);
+    told_add(process_link_of(to), TOLD_LED, &(struct told){.partition = partition, .number = epoch});
 }
 
 static void not_leading(struct shard_link *to, uint64_t partition) {
-    Mr__NotLeading m = MR__NOT_LEADING__INIT;
-    m.partitions = &partition;
-    m.n_partitions = 1;
-    link_send(process_link_of(to)->link, FRAME_NOT_LEADING, &m.base, NULL, 0);
+    told_add(process_link_of(to), TOLD_NOT_LEADING, &(struct told){.partition = partition});
 }
 
 static void loads(struct shard_link *to, const struct partition_load *in, size_t count) {
@@ -326,7 +316,7 @@ static void loads(struct shard_link *to, const struct partition_load *in, size_t
     }
     m.loads = list;
     m.n_loads = count;
-    link_send(process_link_of(to)->link, FRAME_PARTITION_LOADS, &m.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_PARTITION_LOADS, &m.base, NULL, 0);
     free(list);
     free(messages);
 }
@@ -337,7 +327,7 @@ static void letter(struct shard_link *to, const struct shard_letter *in) {
     m.request = in->request;
     m.mailbox = (char *)(uintptr_t)in->mailbox;
     m.partition = in->number;
-    link_send(process_link_of(to)->link, FRAME_FORWARD_PUBLISH, &m.base, &batch, 1);
+    link_send(process_link_out(to), FRAME_FORWARD_PUBLISH, &m.base, &batch, 1);
 }
 
 void gateway_frames_calls(struct shard_calls *calls) {

@@ -66,6 +66,7 @@ static void ended(struct process_link *l) {
         peers_down(&l->shard);
     loop_timer_stop(l->process->loop, &l->hello_timer);
     shard_link_remove(&l->shard);
+    free(l->told);
     gateway_frames_free(l);
     order_frames_free(l);
     free(l);
@@ -193,6 +194,7 @@ void links_close(struct process *p) {
 
 void links_send_turn(struct process *p) {
     LINKS_EACH(&p->shard, l) {
+        told_send(process_link_of(l));
         if (l->kind == LINK_GATEWAY)
             gateway_frames_send_turn(process_link_of(l));
         if (l->kind == LINK_CONTROLLER)

@@ -177,24 +177,8 @@ void order_frames_free(struct process_link *l) {
 }
 
 static void reports(struct shard_link *to, const struct control_report *in, size_t count) {
-    Mr__Report *messages = xcalloc(count, sizeof *messages);
-    Mr__Report **list = xcalloc(count, sizeof *list);
-    Mr__Reports m = MR__REPORTS__INIT;
-    for (size_t i = 0; i < count; i++) {
-        Mr__Report *r = list[i] = &messages[i];
-        mr__report__init(r);
-        r->partition = in[i].partition;
-        r->kind = (Mr__ReportKind)in[i].kind;
-        r->from = in[i].from;
-        r->epoch = in[i].epoch;
-        r->peer = in[i].peer;
-        r->crashes = in[i].crashes;
-    }
-    m.reports = list;
-    m.n_reports = count;
-    link_send(process_link_of(to)->link, FRAME_REPORTS, &m.base, NULL, 0);
-    free(list);
-    free(messages);
+    for (size_t i = 0; i < count; i++)
+        told_add(process_link_of(to), TOLD_REPORTS, &(struct told){.report = in[i]});
 }
 
 static void load(struct shard_link *to, const struct shard_load *in) {
@@ -203,7 +187,7 @@ static void load(struct shard_link *to, const struct shard_load *in) {
     m.free_disk_bytes = in->free_disk_bytes;
     m.leaders = in->leaders;
     m.backlog_messages = in->backlog_messages;
-    link_send(process_link_of(to)->link, FRAME_SHARD_LOAD, &m.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_SHARD_LOAD, &m.base, NULL, 0);
 }
 
 void order_frames_calls(struct shard_calls *calls) {

@@ -88,24 +88,13 @@ static void confirm(struct peer *to, usec_t sent_at) {
 static void confirmed(struct shard_link *to, usec_t sent_at) {
     Mr__Confirmed m = MR__CONFIRMED__INIT;
     m.sent_at = sent_at;
-    link_send(process_link_of(to)->link, FRAME_CONFIRMED, &m.base, NULL, 0);
+    link_send(process_link_out(to), FRAME_CONFIRMED, &m.base, NULL, 0);
 }
 
 static void fenced(struct peer *to, const struct fence_told *fences, size_t count) {
-    Mr__Fenced m = MR__FENCED__INIT;
-    Mr__Fence *messages = xcalloc(count, sizeof *messages);
-    Mr__Fence **list = xcalloc(count, sizeof *list);
-    for (size_t i = 0; i < count; i++) {
-        mr__fence__init(&messages[i]);
-        messages[i].partition = fences[i].partition;
-        messages[i].promise = fences[i].promise;
-        list[i] = &messages[i];
-    }
-    m.fences = list;
-    m.n_fences = count;
-    link_send(process_peer_link(to), FRAME_FENCED, &m.base, NULL, 0);
-    free(list);
-    free(messages);
+    for (size_t i = 0; i < count; i++)
+        told_add(process_link_of(to->link), TOLD_FENCED,
+                 &(struct told){.partition = fences[i].partition, .number = fences[i].promise});
 }
 
 void peer_frames_calls(struct shard_calls *calls) {

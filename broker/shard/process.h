@@ -16,6 +16,7 @@
 
 enum {
     PROCESS_FRAME_BYTES = 4194304, /* a frame to a peer is sent when it has this many body bytes */
+    PROCESS_TOLD_MAX = 1024,       /* partitions in one frame of told.c */
     PROCESS_LINK_QUEUED_BYTES = 268435456,
     PROCESS_STOP_US = 2000000 /* for what is in flight when asked to stop */
 };
@@ -39,6 +40,15 @@ struct process_peer {
     size_t appendeds_count, appendeds_capacity;
 };
 
+enum told_kind { TOLD_FENCED, TOLD_LED, TOLD_NOT_LEADING, TOLD_REPORTS };
+
+/* Something about one partition, to be sent together with others (told.c). */
+struct told {
+    uint64_t partition;
+    uint64_t number;              /* FENCED: the promise; LED: the epoch */
+    struct control_report report; /* REPORTS */
+};
+
 /* A link that came in (or, for peers, went out), with who is at the other end. */
 struct process_link {
     struct shard_link shard; /* first */
@@ -50,6 +60,10 @@ struct process_link {
     size_t receipts_count, receipts_capacity;
     Mr__Refused **refused;
     size_t refused_count, refused_capacity;
+    /* this turn's, of one kind */
+    enum told_kind told_kind;
+    struct told *told;
+    size_t told_count, told_capacity;
     /* controllers: this turn's answers */
     Mr__Sealed **sealeds;
     size_t sealeds_count, sealeds_capacity;
@@ -83,9 +97,19 @@ static inline struct process_link *process_link_of(struct shard_link *l) {
 static inline struct process_peer *process_peer_of(struct peer *p) {
     return (struct process_peer *)p;
 }
-/* The link under a peer that is up. */
+
+/* ---- told.c: what is said of many partitions goes in one frame ---- */
+void told_add(struct process_link *l, enum told_kind kind, const struct told *what);
+void told_send(struct process_link *l); /* what there is, if anything */
+
+/* To send something else on: what was said before goes first. */
+static inline struct link *process_link_out(struct shard_link *l) {
+    told_send(process_link_of(l));
+    return process_link_of(l)->link;
+}
+/* The same of a peer that is up. */
 static inline struct link *process_peer_link(const struct peer *p) {
-    return ((struct process_link *)p->link)->link;
+    return process_link_out(p->link);
 }
 
 /* ---- disk.c: the journal's files and its thread ---- */

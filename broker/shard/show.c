@@ -92,6 +92,6 @@ void show_partition(struct process_link *l, const struct frame *frame) {
                (sub = show_subscription(h->partition->mailbox, show.n_subscriptions)))
             show.subscriptions[show.n_subscriptions++] = sub;
     }
-    link_send(l->link, FRAME_PARTITION_SHOWN, &shown.base, NULL, 0);
+    link_send(process_link_out(&l->shard), FRAME_PARTITION_SHOWN, &shown.base, NULL, 0);
     free_show(&show);
 }

@@ -109,13 +109,29 @@ static void names_copy(struct names *to, const struct names *from) {
 
 /* ---- bytes ---- */
 
+/* Zeros over zeros are not written: space filled ahead of use takes no memory. */
+static void put(uint8_t *to, const uint8_t *from, size_t size) {
+    enum { STEP = 4096 };
+    for (size_t at = 0; at < size; at += STEP) {
+        size_t n = size - at < STEP ? size - at : STEP;
+        if (memcmp(to + at, from + at, n) != 0)
+            memcpy(to + at, from + at, n);
+    }
+}
+
+static uint8_t *grown(uint8_t *data, size_t size, size_t capacity) {
+    uint8_t *more = xcalloc(capacity, 1);
+    if (size)
+        put(more, data, size);
+    free(data);
+    return more;
+}
+
 static void inode_grow(struct inode *i, size_t size) {
     if (size > i->capacity) {
-        size_t capacity = size + size / 4;
-        i->data = xrealloc(i->data, capacity);
-        i->synced = xrealloc(i->synced, capacity);
-        memset(i->data + i->capacity, 0, capacity - i->capacity);
-        memset(i->synced + i->capacity, 0, capacity - i->capacity);
+        size_t capacity = i->capacity ? size + size / 4 : size;
+        i->data = grown(i->data, i->capacity, capacity);
+        i->synced = grown(i->synced, i->capacity, capacity);
         i->capacity = capacity;
     }
     if (size > i->size)
@@ -133,7 +149,7 @@ static void inode_dirty(struct inode *i, size_t from, size_t to) {
 
 static void inode_sync(struct inode *i) {
     if (i->dirty_to > i->dirty_from)
-        memcpy(i->synced + i->dirty_from, i->data + i->dirty_from, i->dirty_to - i->dirty_from);
+        put(i->synced + i->dirty_from, i->data + i->dirty_from, i->dirty_to - i->dirty_from);
     i->synced_size = i->size;
     i->dirty_from = i->dirty_to = 0;
 }
@@ -300,7 +316,7 @@ static int disk_write(struct disk *d, struct disk_file *f, uint64_t offset, cons
     inode_dirty(i, at, end);
     for (size_t n = 0; n < count; n++) {
         if (pieces[n].iov_len)
-            memcpy(i->data + at, pieces[n].iov_base, pieces[n].iov_len);
+            put(i->data + at, pieces[n].iov_base, pieces[n].iov_len);
         at += pieces[n].iov_len;
     }
     return 0;

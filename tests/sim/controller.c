@@ -558,7 +558,9 @@ void controller_start(struct process *p) {
                                                .starts = p->starts,
                                                .cool = p->sim->swarm.cool,
                                                .settle = p->sim->swarm.settle,
-                                               .checkpoint_entries = CONTROLLER_CHECKPOINT_ENTRIES,
+                                               .checkpoint_entries = p->sim->checkpoint_entries
+                                                                         ? p->sim->checkpoint_entries
+                                                                         : CONTROLLER_CHECKPOINT_ENTRIES,
                                                .election_seed = election_seed,
                                                .control_seed = control_seed,
                                                .host = &calls,

@@ -8,6 +8,7 @@
  * leading controller. Measured: simulated time from the death until every
  * partition it led is led elsewhere, and what was sent meanwhile.
  */
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,18 +22,20 @@
 enum {
     BULK_PARTITIONS = 1000, /* of each mailbox nobody uses */
     BULK_REPLICAS = 3,
+    MMAP_BYTES = 262144,
     CREATED_US_MAX = 300000000,
     LED_US_MAX = 120000000, /* given up */
     LOOK_US = 5000,
     AWAY_US = 5000000,  /* a dead node comes back after this */
     BEHIND_MAX = 64,    /* entries that a copy of a partition in use may be behind */
     QUIET_US = 1000000, /* a second without anything: what does being idle cost? */
-    SEGMENT_BYTES = 1048576,
+    SEGMENT_BYTES = 16777216,
+    CHECKPOINT_ENTRIES = 4096, /* as the broker's */
 
     /* the judgement */
     FAILOVER_US_MAX = 4000000, /* from the death to the last partition led: detection, seals, lease */
     FRAMES_A_REPLICA_MAX = 12, /* for each that the dead node held */
-    FRAMES_A_NODE_MAX = 5,     /* for each partition it led and each node: LED, PRESENTED, FENCED */
+    FRAMES_A_PAIR_MAX = 10,    /* for each two nodes: what is said of all partitions at once */
     FRAMES_A_REQUEST_MAX = 4   /* for each of the clients' publishes and settlements */
 };
 
@@ -158,6 +161,7 @@ static void draw(struct large_world *w) {
     s->packing = true;
     s->on_event = on_event;
     s->segment_bytes = SEGMENT_BYTES;
+    s->checkpoint_entries = CHECKPOINT_ENTRIES;
     s->failure_timeout = 600 * USEC_MS;
     s->rebuild_grace = 30 * USEC_S;
     x->delay_min = 100;
@@ -300,13 +304,13 @@ static void strike_led(struct sim *s, struct victim *v) {
         v->led_count = kept;
 }
 
-static void judge(struct large_world *w, const struct measure *m, size_t led_before, size_t held) {
+static void judge(struct large_world *w, const struct measure *m, size_t held) {
     struct sim *s = w->s;
     uint64_t frames = frames_since(s, m);
     uint64_t requests =
         s->frames[M_PUBLISH] + s->frames[M_SETTLE] - m->frames[M_PUBLISH] - m->frames[M_SETTLE];
     uint64_t most = FRAMES_A_REPLICA_MAX * held + FRAMES_A_REQUEST_MAX * requests +
-                    FRAMES_A_NODE_MAX * led_before * (uint64_t)s->nodes_count;
+                    FRAMES_A_PAIR_MAX * (uint64_t)s->nodes_count * (uint64_t)s->nodes_count;
     printf("    %llu frames besides heartbeats and the clients' own, at most %llu; %d ms at most\n",
            (unsigned long long)frames, (unsigned long long)most, FAILOVER_US_MAX / 1000);
     if (s->now - m->from > FAILOVER_US_MAX || frames > most) {
@@ -368,7 +372,7 @@ static void die(struct large_world *w, int node, const char *which) {
            (long long)(first - m.from) / USEC_MS, (long long)(half - m.from) / USEC_MS,
            (long long)(s->now - m.from) / USEC_MS, (unsigned long long)(s->result.receipted - receipted));
     say_measure(s, &m);
-    judge(w, &m, all, v.held);
+    judge(w, &m, v.held);
     free(v.led);
     await_back(w, node, m.from);
 }
@@ -405,6 +409,7 @@ static void finish(struct large_world *w) {
 }
 
 bool large_run(const struct large *o, struct sim_result *out) {
+    mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* zeros of fresh files then take no memory */
     struct large_world w = {.s = sim_new(o->seed, o->trace, out), .o = o, .good = true};
     struct sim *s = w.s;
     draw(&w);

@@ -238,6 +238,7 @@ static void on_message(struct sim *s, struct event *e) {
     int from = (int)e->a;
     struct message *m = e->ptr;
     bool taken = false;
+    p->answering = true;
     while (m) {
         struct message *next = m->next;
         sim_mix(s, (uint64_t)m->type << 32 | m->partition);
@@ -249,6 +250,9 @@ static void on_message(struct sim *s, struct event *e) {
         message_free(m);
         m = next;
     }
+    p->answering = false;
+    if (p->kind == PROCESS_GATEWAY)
+        network_turned(p); /* it has no turns: each frame is answered by itself */
     if (taken)
         process_touch(p);
 }
@@ -326,7 +330,7 @@ void network_send(struct process *from, int to, struct message *m) {
         message_free(m);
         return;
     }
-    if (s->packing && from->kind != PROCESS_GATEWAY) {
+    if (s->packing && (from->kind != PROCESS_GATEWAY || from->answering)) {
         pack(from, to, pair, m);
         return;
     }
@@ -343,6 +347,12 @@ static unsigned a_frame(enum message_type type) {
     case M_SEAL:
     case M_SEALED:
         return UINT_MAX;
+    case M_FENCED:
+    case M_REPORT:
+    case M_LED:
+    case M_NOT_LEADING:
+    case M_PRESENTED:
+        return 1024;
     case M_RECORD:
         return 256;
     default:

@@ -14,10 +14,37 @@ static struct process *process_of(const struct hosted *h) {
     return ((struct sim_shard *)h->shard)->process;
 }
 
+/* Where it was found last, by the mailbox's address: a guess, proven each time. */
+enum { GUESS_BITS = 20 };
+static uint64_t guesses[1 << GUESS_BITS];
+
+static uint64_t *guess_of(const struct mailbox *m) {
+    return &guesses[(uintptr_t)m * 0x9E3779B97F4A7C15u >> (64 - GUESS_BITS)];
+}
+
+struct partition *__real_partition_new(const struct partition_options *options,
+                                       const struct replica_state *state, struct decoder *mailbox_state);
+struct partition *__wrap_partition_new(const struct partition_options *options,
+                                       const struct replica_state *state, struct decoder *mailbox_state);
+struct partition *__wrap_partition_new(const struct partition_options *options,
+                                       const struct replica_state *state, struct decoder *mailbox_state) {
+    struct partition *p = __real_partition_new(options, state, mailbox_state);
+    if (p)
+        *guess_of(p->mailbox) = p->id;
+    return p;
+}
+
 struct partition *shard_partition_of(struct process *p, const struct mailbox *m) {
-    HOSTED_EACH(p->shard, h)
-    if (h->partition && h->partition->mailbox == m)
-        return h->partition;
+    uint64_t *guess = guess_of(m);
+    struct hosted *guessed = shard_find(p->shard, *guess);
+    if (guessed && guessed->partition && guessed->partition->mailbox == m)
+        return guessed->partition;
+    HOSTED_EACH(p->shard, h) {
+        if (h->partition && h->partition->mailbox == m) {
+            *guess = h->id;
+            return h->partition;
+        }
+    }
     return NULL;
 }
 
@@ -120,9 +147,42 @@ void shard_host_say(void *host, bool error, const char *text) {
     sim_trace(p->sim, "%s %s", p->name, text);
 }
 
+/* ---- timers of partitions: a heap by (time, partition) ---- */
+
+static bool due_before(const struct due_tick *a, const struct due_tick *b) {
+    return a->at != b->at ? a->at < b->at : a->partition < b->partition;
+}
+
+static void due_push(struct sim_shard *s, struct due_tick what) {
+    xgrow(&s->due, &s->due_capacity, s->due_count + 1, sizeof *s->due);
+    size_t i = s->due_count++;
+    for (; i > 0 && due_before(&what, &s->due[(i - 1) / 2]); i = (i - 1) / 2)
+        s->due[i] = s->due[(i - 1) / 2];
+    s->due[i] = what;
+}
+
+static struct due_tick due_pop(struct sim_shard *s) {
+    struct due_tick first = s->due[0], last = s->due[--s->due_count];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < s->due_count; i = child) {
+        if (child + 1 < s->due_count && due_before(&s->due[child + 1], &s->due[child]))
+            child++;
+        if (!due_before(&s->due[child], &last))
+            break;
+        s->due[i] = s->due[child];
+    }
+    if (s->due_count)
+        s->due[i] = last;
+    return first;
+}
+
+/* One that was put off stays in the heap, and is looked at when its time comes. */
 void shard_host_timer(void *host, struct hosted *h, usec_t at) {
-    (void)h;
-    process_wake(((struct sim_shard *)host)->process, at);
+    uintptr_t *pushed = (uintptr_t *)&h->user; /* the earliest of its own in the heap, 0: none */
+    if (at == USEC_NEVER || (*pushed && *pushed <= (uintptr_t)at))
+        return;
+    *pushed = (uintptr_t)at;
+    due_push(host, (struct due_tick){at, h->id});
 }
 
 /* Cold reads: asked for now, answered a moment later. */
@@ -201,11 +261,7 @@ void shard_link_down(struct process *p, int other, const struct end *was) {
 static usec_t soonest(struct sim_shard *host) {
     usec_t at = host->confirm_at < host->reclaim_at ? host->confirm_at : host->reclaim_at;
     at = host->load_at < at ? host->load_at : at;
-    HOSTED_EACH(&host->shard, h) {
-        usec_t deadline = h->partition ? partition_deadline(h->partition) : USEC_NEVER;
-        at = deadline < at ? deadline : at;
-    }
-    return at;
+    return host->due_count && host->due[0].at < at ? host->due[0].at : at;
 }
 
 void shard_on_turn(struct process *p) {
@@ -219,6 +275,21 @@ static void reclaim(struct process *p) {
     journal_statistics(p->journal, &after);
     for (uint64_t i = before.reclaimed; i < after.reclaimed; i++)
         sim_count(p->sim, RARE_reclaimed_segments);
+}
+
+static void tick_due(struct sim_shard *host, usec_t now) {
+    while (host->due_count && host->due[0].at <= now) {
+        struct due_tick d = due_pop(host);
+        struct hosted *h = shard_find(&host->shard, d.partition);
+        if (!h || (uintptr_t)h->user != (uintptr_t)d.at)
+            continue; /* an earlier one took its place */
+        h->user = NULL;
+        usec_t deadline = h->partition ? partition_deadline(h->partition) : USEC_NEVER;
+        if (deadline <= now)
+            shard_tick(h);
+        else
+            shard_host_timer(host, h, deadline);
+    }
 }
 
 void shard_timer(struct process *p) {
@@ -238,9 +309,7 @@ void shard_timer(struct process *p) {
         orders_load(s);
         host->load_at = now + SHARD_LOAD_US;
     }
-    HOSTED_EACH(s, h)
-    if (h->partition && partition_deadline(h->partition) <= now)
-        shard_tick(h);
+    tick_due(host, now);
     process_touch(p);
     process_wake(p, soonest(host));
 }
@@ -280,6 +349,7 @@ void shard_stop(struct process *p) {
         peers_remove(&host->shard, peer);
         free(peer);
     }
+    free(host->due);
     free(host->links);
     free(host);
     p->shard = NULL;

@@ -11,11 +11,18 @@ struct sim_link {
     int other;               /* process's id */
 };
 
+struct due_tick { /* of a partition's timer */
+    usec_t at;
+    uint64_t partition;
+};
+
 struct sim_shard {
     struct shard shard; /* first */
     struct process *process;
     struct sim_link *links; /* by the other's process id */
     usec_t confirm_at, load_at, reclaim_at;
+    struct due_tick *due; /* a heap */
+    size_t due_count, due_capacity;
 };
 
 static inline struct sim_shard *shard_host_of(const struct process *p) {

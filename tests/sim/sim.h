@@ -364,6 +364,7 @@ struct process {
     struct end *ends; /* by process's id */
     int *packed;      /* packing: ids of those to whom something goes with this turn */
     size_t packed_count, packed_capacity;
+    bool answering; /* a frame */
 
     /* the journal's executor */
     struct mem_disk *disk;
@@ -473,6 +474,7 @@ struct sim {
     bool **cut[CUTS];        /* [from][to], by node */
     struct swarm swarm;
     uint32_t segment_bytes;
+    uint64_t checkpoint_entries; /* of the metadata group; 0: few, so that it happens */
     usec_t failure_timeout, rebuild_grace;
     /* What a shard or a controller sends leaves with its turn, packed; else each
      * message goes at once and alone. */
