@@ -21,12 +21,13 @@
 
 enum {
     BULK_PARTITIONS = 1000, /* of each mailbox nobody uses */
+    BULK_AT_ONCE = 10,      /* mailboxes */
     BULK_REPLICAS = 3,
     MMAP_BYTES = 262144,
     CREATED_US_MAX = 300000000,
     LED_US_MAX = 120000000, /* given up */
     LOOK_US = 5000,
-    AWAY_US = 5000000,  /* a dead node comes back after this */
+    AWAY_US = 3000000,  /* a dead node comes back after this */
     BEHIND_MAX = 64,    /* entries that a copy of a partition in use may be behind */
     QUIET_US = 1000000, /* a second without anything: what does being idle cost? */
     SEGMENT_BYTES = 16777216,
@@ -213,6 +214,19 @@ static bool made(struct sim *s, uint64_t partitions) {
     return m && metadata_partitions_count(m) >= partitions;
 }
 
+static void await_led(struct large_world *w, uint64_t from, uint64_t to) {
+    struct sim *s = w->s;
+    usec_t since = s->now;
+    for (uint64_t id = from; id <= to;) {
+        const struct metadata *m = map(s);
+        while (m && id <= to && led(s, m, id))
+            id++;
+        if (id <= to)
+            sim_until(s, s->now + LOOK_US);
+        give_up_after(s, since, CREATED_US_MAX, "partitions are not led");
+    }
+}
+
 /* One mailbox after the other; a request that is lost is made again. */
 static void make_bulk(struct large_world *w) {
     struct sim *s = w->s;
@@ -230,20 +244,8 @@ static void make_bulk(struct large_world *w) {
             give_up_after(s, since, 30 * USEC_S, "a mailbox is not made");
         }
         there += n;
-        number++;
-    }
-}
-
-static void await_all_led(struct large_world *w) {
-    struct sim *s = w->s;
-    usec_t since = s->now;
-    for (uint64_t id = 1; id <= w->total;) {
-        const struct metadata *m = map(s);
-        while (m && id <= w->total && led(s, m, id))
-            id++;
-        if (id <= w->total)
-            sim_until(s, s->now + LOOK_US);
-        give_up_after(s, since, CREATED_US_MAX, "partitions are not led");
+        if (++number % BULK_AT_ONCE == 0)
+            await_led(w, 1, there);
     }
 }
 
@@ -261,7 +263,7 @@ static void make(struct large_world *w) {
     }
     w->total = sample_size(s) + w->o->partitions;
     make_bulk(w);
-    await_all_led(w);
+    await_led(w, 1, w->total);
     printf("%llu partitions made and led\n", (unsigned long long)w->total);
     say_measure(s, &m);
     sim_until(s, s->now + 2 * QUIET_US);
@@ -419,7 +421,7 @@ bool large_run(const struct large *o, struct sim_result *out) {
     make(&w);
     die(&w, worker(&w), "that leads most of the sample");
     sim_until(s, s->now + 2 * USEC_S);
-    await_all_led(&w);
+    await_led(&w, 1, w.total);
     die(&w, sim_leading_controller(s)->node, "the leading controller's");
     finish(&w);
     struct rusage r;
