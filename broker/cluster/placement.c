@@ -15,6 +15,8 @@ uint32_t placement_slack(uint64_t total, size_t nodes) {
 /* ---- the view ---- */
 
 static struct placement_node *view_node(const struct placement_view *v, uint32_t id) {
+    if (id >= 1 && id <= v->count && v->nodes[id - 1].id == id)
+        return &v->nodes[id - 1]; /* as the metadata has them */
     for (size_t i = 0; i < v->count; i++) {
         if (v->nodes[i].id == id)
             return &v->nodes[i];
@@ -185,11 +187,21 @@ enum err placement_new(struct placement_view *v, uint32_t count, uint32_t replic
 
 /* ---- planning ---- */
 
+struct spread {
+    uint32_t least, most;
+    bool even;
+};
+
 struct plan {
     struct placement_view *v;
     const struct metadata *m;
     struct placement_step *out;
     size_t count, max;
+    uint32_t replicas_most; /* that a set can have now */
+    /* How even it is: the same until a step is added. */
+    struct spread spread;
+    size_t spread_at;
+    bool spread_known, spread_leaders;
 };
 
 static bool planned(const struct plan *p, uint64_t partition) {
@@ -207,11 +219,26 @@ static struct placement_step *step_add(struct plan *p, enum placement_step_type 
     return s;
 }
 
+static uint32_t replicas_wanted(const struct plan *plan, const struct metadata_partition *p) {
+    uint32_t replicas = metadata_mailbox(plan->m, p->mailbox)->settings.replicas;
+    return replicas < plan->replicas_most ? replicas : plan->replicas_most;
+}
+
+/* Cheaper than to ask whether it may be touched: most sets are whole. */
+static bool repair_due(const struct plan *plan, const struct metadata_partition *p) {
+    for (uint32_t i = 0; i < p->record.current.count; i++) {
+        int shard;
+        const struct placement_node *n = home(plan->v, plan->m, p->record.current.members[i], &shard);
+        if (!n || n->lost)
+            return true;
+    }
+    return p->record.current.count < replicas_wanted(plan, p);
+}
+
 /* Replicas that are lost are built elsewhere; a set that is smaller than it
  * should be grows. A set never shrinks because somebody died. */
 static void plan_repair(struct plan *plan, const struct metadata_partition *p) {
-    const struct metadata_mailbox *b = metadata_mailbox(plan->m, p->mailbox);
-    uint32_t wanted = metadata_replicas(plan->m, &b->settings);
+    uint32_t wanted = replicas_wanted(plan, p);
     struct replica_set set = {0};
     struct chosen c = {.count = 0};
     for (uint32_t i = 0; i < p->record.current.count; i++) {
@@ -241,11 +268,6 @@ static void plan_repair(struct plan *plan, const struct metadata_partition *p) {
         placement_count_replica(plan->v, plan->m, set.members[i], -1);
 }
 
-struct spread {
-    uint32_t least, most;
-    bool even;
-};
-
 static struct spread spread_of(const struct placement_view *v, bool leaders) {
     struct spread s = {.least = UINT32_MAX};
     uint64_t total = 0;
@@ -263,6 +285,16 @@ static struct spread spread_of(const struct placement_view *v, bool leaders) {
     return s;
 }
 
+static struct spread plan_spread(struct plan *p, bool leaders) {
+    if (!p->spread_known || p->spread_at != p->count || p->spread_leaders != leaders) {
+        p->spread = spread_of(p->v, leaders);
+        p->spread_at = p->count;
+        p->spread_leaders = leaders;
+        p->spread_known = true;
+    }
+    return p->spread;
+}
+
 /* A move counts if it takes from the fullest or gives to the emptiest, and the
  * two are at least 2 apart: then the sum of squares falls. */
 static bool worth(const struct spread *s, uint32_t from, uint32_t to) {
@@ -271,7 +303,7 @@ static bool worth(const struct spread *s, uint32_t from, uint32_t to) {
 
 static bool plan_lead(struct plan *plan, const struct metadata_partition *p) {
     int shard;
-    struct spread s = spread_of(plan->v, true);
+    struct spread s = plan_spread(plan, true);
     const struct placement_node *from = home(plan->v, plan->m, p->record.leader, &shard);
     if (s.even || !from)
         return false;
@@ -373,7 +405,7 @@ static bool chain_take(struct chain *c, size_t start) {
 }
 
 static void plan_chain(struct plan *plan, placement_may *may, void *ctx) {
-    struct spread s = spread_of(plan->v, true);
+    struct spread s = plan_spread(plan, true);
     if (s.even || plan->v->count > CHAIN_NODES_MAX)
         return;
     struct chain *c = xcalloc(1, sizeof *c);
@@ -405,7 +437,7 @@ static bool replica_to_move(const struct plan *plan, const struct metadata_parti
 }
 
 static bool plan_move(struct plan *plan, const struct metadata_partition *p, bool leaders_too) {
-    struct spread s = spread_of(plan->v, false);
+    struct spread s = plan_spread(plan, false);
     uint32_t at;
     if (s.even || !replica_to_move(plan, p, &s, &at, leaders_too))
         return false;
@@ -434,21 +466,23 @@ static bool plan_move(struct plan *plan, const struct metadata_partition *p, boo
 
 enum pass { PASS_REPAIR, PASS_LEAD, PASS_MOVE_FOLLOWERS, PASS_MOVE_ANY, PASSES };
 
-static bool pass_done(const struct plan *plan, enum pass pass) {
+static bool pass_done(struct plan *plan, enum pass pass) {
     if (plan->count == plan->max)
         return true;
-    return pass != PASS_REPAIR && spread_of(plan->v, pass == PASS_LEAD).even;
+    return pass != PASS_REPAIR && plan_spread(plan, pass == PASS_LEAD).even;
 }
 
 size_t placement_plan(struct placement_view *v, const struct metadata *m, placement_may *may, void *ctx,
                       struct placement_step *out, size_t max) {
     struct plan plan = {
         .v = v, .m = m, .out = out, .max = max < PLACEMENT_STEPS_MAX ? max : PLACEMENT_STEPS_MAX};
+    plan.replicas_most = metadata_replicas(m, &(struct mailbox_settings){.replicas = UINT32_MAX});
     for (enum pass pass = 0; pass < PASSES; pass++) {
         size_t before = plan.count;
         for (const struct metadata_partition *p = metadata_partition_next(m, 0); p && !pass_done(&plan, pass);
              p = metadata_partition_next(m, p->id)) {
-            if (p->record.activating || p->record.learners.count || planned(&plan, p->id) || !may(ctx, p))
+            if (p->record.activating || p->record.learners.count || planned(&plan, p->id) ||
+                (pass == PASS_REPAIR && !repair_due(&plan, p)) || !may(ctx, p))
                 continue;
             if (pass == PASS_REPAIR)
                 plan_repair(&plan, p);
