@@ -70,6 +70,21 @@ static void request_mailbox(struct process *p, const struct box *b, enum command
         free(command.mailbox_create.placing);
 }
 
+/* A request that waited long was carried out after the one that undid it. */
+static bool delete_forgotten(struct process *p, const struct box *b, const struct metadata_mailbox *there) {
+    bool any = false;
+    for (uint32_t i = 0; i < there->subscriptions_count; i++) {
+        struct command command = {.type = COMMAND_SUBSCRIPTION_DELETE};
+        if (clients_subscription(b, there->subscriptions[i].name) >= 0)
+            continue;
+        any = true;
+        strcpy(command.subscription.mailbox, b->name);
+        strcpy(command.subscription.name, there->subscriptions[i].name);
+        controller_request(p, &command);
+    }
+    return any;
+}
+
 static void request_subscription(struct process *p, const struct box *b, int k, enum command_type type) {
     struct command command = {.type = type};
     strcpy(command.subscription.mailbox, b->name);
@@ -102,7 +117,7 @@ static void look_at_subscriptions(struct sim *s, struct process *p, int index,
             request_subscription(p, b, k, is ? COMMAND_SUBSCRIPTION_DELETE : COMMAND_SUBSCRIPTION_CREATE);
     }
     b->created |= all;
-    b->settled = all;
+    b->settled = !delete_forgotten(p, b, there) && all;
 }
 
 static void look_at(struct sim *s, struct process *p, int index) {

@@ -271,7 +271,7 @@ static void deliver(struct shard_link *to, const struct hosted *h, const struct 
     m->delivery.epoch = e->deliver.epoch;
     m->delivery.delivery_number = e->deliver.delivery_number;
     m->delivery.attempt = e->deliver.attempt;
-    m->delivery.sent_at = process_of(to)->sim->now;
+    m->delivery.sent_at = process_now(process_of(to));
     m->delivery.run = body_copy(run->data, run->size);
     if (e->deliver.attempt > 1)
         sim_count(process_of(to)->sim, RARE_redeliveries);

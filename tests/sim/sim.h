@@ -320,7 +320,7 @@ struct message {
             char subscription[SIM_NAME_BYTES];
             uint64_t first_offset, epoch;
             uint32_t count, delivery_number, attempt;
-            usec_t sent_at; /* world's time: when the lease was there at the latest */
+            usec_t sent_at; /* by the leader's clock: the lease was there at the latest */
             struct body *run;
         } delivery;
         struct {
