@@ -242,10 +242,12 @@ static void do_bit_flip(struct sim *s) {
     sim_trace(s, "%s disk: a bit flips", p->name);
 }
 
-/* While the cluster forms, its data is on one disk. */
+/* While the cluster forms, its data is on one disk; and a mailbox that is being made
+ * may have its one copy there. */
 static bool formed_well(struct sim *s) {
     struct process *p = sim_leading_controller(s);
-    return p && replica_voters(p->controller->core.replica)->count >= 3;
+    const struct replica *r = p ? p->controller->core.replica : NULL;
+    return r && replica_voters(r)->count >= 3 && replica_last_index(r) == replica_applied(r);
 }
 
 static void do_wipe(struct sim *s) {
