@@ -168,6 +168,7 @@ struct replica {
     bool activated;       /* both majorities store it */
     bool cannot;          /* named, and cannot */
     usec_t led_since;
+    usec_t lease_at; /* the old leader's lease is over: nothing else may happen then; or never */
     usec_t report_at;
     bool dirty;
     struct peer *peers;

@@ -160,6 +160,7 @@ static void lead(struct replica *r, usec_t now, struct replica_effects *fx) {
     r->leading = true;
     r->ceded = r->active = r->activated = false;
     r->led_since = now;
+    r->lease_at = r->record.wait_lease ? now + REPLICA_LEASE_US : USEC_NEVER;
     r->epoch = r->promise = r->record.epoch;
     r->candidate = r->config_in_log ? r->self : 0;
     r->epoch_index = r->log.last_index + 1;

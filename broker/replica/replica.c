@@ -109,6 +109,8 @@ usec_t replica_deadline(const struct replica *r) {
     if (r->damaged && !r->damage_mark)
         return 0;
     usec_t at = r->report_at;
+    if (r->leading && r->lease_at < at)
+        at = r->lease_at;
     bool sending = r->leading && r->log.stored >= r->epoch_index;
     for (size_t i = 0; sending && i < r->peers_count; i++) {
         usec_t peer_at = peer_deadline(&r->peers[i]);
@@ -140,6 +142,8 @@ void replica_tick(struct replica *r, usec_t now, struct replica_effects *fx) {
         report_again(r, now, fx);
     if (!r->leading)
         return;
+    if (r->lease_at <= now) /* the owner asks replica_lease_until after each event */
+        r->lease_at = USEC_NEVER;
     for (size_t i = 0; i < r->peers_count; i++)
         tick_peer(r, &r->peers[i], now, fx);
     replica_pump(r, now, fx);
