@@ -155,7 +155,8 @@ struct replica {
     bool doubtful;      /* damaged in this only, that its end may be missing */
     bool whole_written; /* MARK_WHOLE is in the journal, not yet synced */
     uint64_t damage;
-    uint64_t damage_mark; /* 0: MARK_DAMAGED is still to be written */
+    bool damage_marked;   /* else MARK_DAMAGED is still to be written */
+    uint64_t damage_mark; /* a leader may hear of it when this is synced */
     uint64_t whole_mark;
     uint64_t mend_to;
 

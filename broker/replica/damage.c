@@ -28,6 +28,7 @@ static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
     r->damage++;
     r->doubtful = r->whole_written = false;
     r->mend_to = 0;
+    r->damage_marked = true;
     r->damage_mark = r->mark;
     if (!MUTATED(damage_unmarked))
         mark_write(r, from, everything, fx);
@@ -38,21 +39,14 @@ static void mark(struct replica *r, uint64_t from, struct replica_effects *fx) {
         forget_everything(r, fx);
 }
 
-/* Nothing has to be marked: the boot of which the journal says that the log was whole is
- * another one until MARK_WHOLE. What is cut is nothing; it gives a mark to answer behind. */
-static void doubt(struct replica *r, struct replica_effects *fx) {
-    r->damage++;
-    fx_journal(r, fx, REPLICA_TRUNCATE)->index = r->log.last_index;
-    r->damage_mark = r->mark;
-}
-
 /* What stands behind the readable end is cut in the journal too: it must not be
  * found again behind what mending writes. */
 void damage_mark_due(struct replica *r, struct replica_effects *fx) {
-    if (!r->damaged || r->damage_mark)
+    if (!r->damaged || r->damage_marked)
         return;
-    if (r->doubtful) {
-        doubt(r, fx);
+    if (r->doubtful) { /* nothing to write: the journal names another boot until MARK_WHOLE */
+        r->damage++;
+        r->damage_marked = true;
         return;
     }
     mark(r, r->log.last_index + 1, fx);

@@ -106,7 +106,7 @@ void replica_pump(struct replica *r, usec_t now, struct replica_effects *fx) {
 }
 
 usec_t replica_deadline(const struct replica *r) {
-    if (r->damaged && !r->damage_mark)
+    if (r->damaged && !r->damage_marked)
         return 0;
     usec_t at = r->report_at;
     if (r->leading && r->lease_at < at)

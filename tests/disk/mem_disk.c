@@ -16,6 +16,7 @@ struct inode {
     size_t dirty_from, dirty_to;
     unsigned handles;
     bool named; /* scratch of sweep() */
+    bool sync_due;
     struct inode *next;
 };
 
@@ -48,6 +49,7 @@ struct mem_disk {
     _Atomic int fail_after; /* set by the test while the journal's thread writes */
     _Atomic bool failing;
     bool locked;
+    bool deferring;
 };
 
 static struct mem_disk *of(struct disk *d) {
@@ -152,6 +154,7 @@ static void inode_sync(struct inode *i) {
         put(i->synced + i->dirty_from, i->data + i->dirty_from, i->dirty_to - i->dirty_from);
     i->synced_size = i->size;
     i->dirty_from = i->dirty_to = 0;
+    i->sync_due = false;
 }
 
 /* Each sector reached the disk or not; so did the file's new size. */
@@ -325,7 +328,9 @@ static int disk_write(struct disk *d, struct disk_file *f, uint64_t offset, cons
 static int disk_sync(struct disk *d, struct disk_file *f) {
     if (fails(of(d)))
         return EIO;
-    inode_sync(f->inode);
+    f->inode->sync_due = true;
+    if (!of(d)->deferring)
+        inode_sync(f->inode);
     return 0;
 }
 
@@ -403,6 +408,16 @@ void mem_disk_crash(struct mem_disk *m, struct rng *rng) {
     m->failing = false;
     m->fail_after = 0;
     sweep(m);
+}
+
+void mem_disk_defer(struct mem_disk *m, bool on) {
+    m->deferring = on;
+}
+
+void mem_disk_sync_deferred(struct mem_disk *m) {
+    for (struct inode *i = m->inodes; i; i = i->next)
+        if (i->sync_due)
+            inode_sync(i);
 }
 
 void mem_disk_settle(struct mem_disk *m) {

@@ -21,6 +21,10 @@ void mem_disk_free(struct mem_disk *m);
 struct disk *mem_disk_disk(struct mem_disk *m);
 /* Lose power. Handles that are still open lead to what is left. */
 void mem_disk_crash(struct mem_disk *m, struct rng *rng);
+/* From now on a sync of a file succeeds without reaching the disk yet (true); what was
+ * put off so reaches it with mem_disk_sync_deferred, unless the power goes before. */
+void mem_disk_defer(struct mem_disk *m, bool on);
+void mem_disk_sync_deferred(struct mem_disk *m);
 /* All that was written counts as synced. */
 void mem_disk_settle(struct mem_disk *m);
 /* Bytes all files may have together; more: ENOSPC. */

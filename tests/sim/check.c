@@ -92,6 +92,7 @@ static void commit_sequence(struct sim *s, struct log *l, uint64_t partition, co
         sim_violation(s, "order", "p%d: publisher %u sequence %llu is stored behind %llu", (int)partition,
                       stamp->publisher, (unsigned long long)h->sequence, (unsigned long long)q->last);
     *base = h->base_offset + 1;
+    *(uint64_t *)at_least(&q->ever, &q->ever_capacity, h->sequence, sizeof *q->ever) = *base;
     q->last = h->sequence;
 }
 
@@ -145,6 +146,8 @@ static void commit_subscribe(struct log *l, const struct entry *e) {
         strcpy(b->name, name);
         b->offset = l->next_offset;
         b->purged = false;
+    } else if (begins && l->losses_count) {
+        b->offset = l->next_offset;
     } else if (!begins && b) {
         *b = l->begun[--l->begun_count];
     }
@@ -177,11 +180,20 @@ static void commit_voters(struct sim *s, const struct entry *e) {
         sim_count(s, RARE_voter_changes);
 }
 
+uint32_t checker_voters(const struct sim *s) {
+    return s->checker->voters.count;
+}
+
 void checker_apply(struct process *p, uint64_t partition, const struct entry *e) {
     branches_entry(p->sim, e);
     struct log *l = check_log(p->sim, partition);
-    struct slot *slot = slot_of(l, e->index);
     uint32_t crc = crc_of(e);
+    if (losses_entry(l, e->index, e->epoch))
+        return;
+    struct slot *slot = slot_of(l, e->index);
+    if (slot->committed && slot->epoch < e->epoch && e->type == ENTRY_EPOCH && partition &&
+        power_may_lose(p->sim, partition))
+        losses_cut(p->sim, l, partition, e->index - 1, e->epoch);
     if (slot->committed) {
         if (slot->epoch != e->epoch || slot->crc != crc)
             sim_violation(p->sim, "agreement",
@@ -237,7 +249,8 @@ void __wrap_mailbox_apply(struct mailbox *m, const struct entry *entry, usec_t n
     CHECK(partition);
     checker_apply(p, partition->id, entry);
     __real_mailbox_apply(m, entry, now, fx);
-    if (entry->index % STATE_EVERY == 0) {
+    if (entry->index % STATE_EVERY == 0 &&
+        !losses_entry(check_log(p->sim, partition->id), entry->index, entry->epoch)) {
         struct encoder e = {0};
         mailbox_checkpoint(m, &e);
         checker_state(p, partition->id, entry->index, &e);
@@ -293,6 +306,7 @@ void checker_active(struct process *p, uint64_t partition, uint64_t epoch, uint6
         sim_violation(p->sim, "durable", "p%d: %s leads epoch %llu with %llu applied, committed is %llu",
                       (int)partition, p->name, (unsigned long long)epoch, (unsigned long long)applied,
                       (unsigned long long)l->applied);
+    power_settled(p->sim, partition);
 }
 
 /* ---- who may deliver ---- */
@@ -358,7 +372,8 @@ void checker_deliver(struct process *p, uint64_t partition, const struct mailbox
     struct log *l = check_log(p->sim, partition);
     acts(p, partition, e->deliver.epoch);
     check_exclusive(p, partition, e);
-    if (e->deliver.first_offset + e->deliver.count > l->next_offset)
+    if (e->deliver.first_offset + e->deliver.count > l->next_offset &&
+        !losses_offset(l, e->deliver.first_offset + e->deliver.count, e->deliver.epoch))
         sim_violation(p->sim, "honest", "p%d: %s delivers offset %llu, which is not committed",
                       (int)partition, p->name, (unsigned long long)e->deliver.first_offset);
     sent(p, partition, e);
@@ -388,6 +403,8 @@ static void check_conserved(struct process *p, struct partition *partition) {
 }
 
 void checker_turn(struct process *p, struct partition *partition) {
+    if (!replica_damaged(partition->replica))
+        power_whole(p, partition->id);
     if (p->sim->result.events % 4 == 0)
         check_conserved(p, partition);
 }
@@ -400,6 +417,8 @@ void checker_receipt(struct sim *s, uint64_t partition, int publisher, unsigned 
     CHECK(generation < GENERATIONS_MAX);
     struct sequences *q = sequences_of(l, (unsigned)publisher, generation);
     uint64_t base = sequence < q->capacity ? q->base[sequence] : 0;
+    if (l->losses_count && sequence < q->ever_capacity && q->ever[sequence] && base_offset + 1 != base)
+        return; /* on a lost branch */
     if (!base)
         sim_violation(s, "durable",
                       "p%d: publisher %d has a receipt for sequence %llu, which is not committed",
@@ -414,6 +433,8 @@ static void got_one(struct sim *s, uint64_t partition, int subscription, int con
                     const struct message *m, const struct batch_message *in) {
     struct log *l = check_log(s, partition);
     struct origin *o = offset_of(l, offset);
+    if (losses_offset(l, offset, m->delivery.epoch))
+        return; /* was on its way */
     struct history *h = check_history(l, subscription, offset);
     struct stamp stamp;
     if (!payload_check((const uint8_t *)in->payload.data, in->payload.size, &stamp) ||
@@ -454,7 +475,8 @@ void checker_settle_result(struct sim *s, uint64_t partition, int subscription, 
         sim_count(s, RARE_too_late);
     if (result == SETTLE_ALREADY)
         sim_count(s, RARE_already);
-    if (item->kind != SETTLE_ACK || result != SETTLE_DONE)
+    if (item->kind != SETTLE_ACK || result != SETTLE_DONE ||
+        losses_offset(check_log(s, partition), offset, item->epoch))
         return;
     if (h->done && (h->done_by != consumer || h->done_number != item->delivery_number))
         sim_violation(s, "fenced",
@@ -491,8 +513,11 @@ void checker_free(struct checker *c) {
         struct log *l = &c->logs[i];
         for (size_t k = 0; k < l->slots_capacity; k++)
             free(l->slots[k].written);
-        for (int k = 0; l->sequences && k < SIM_PUBLISHERS_MAX * GENERATIONS_MAX; k++)
+        for (int k = 0; l->sequences && k < SIM_PUBLISHERS_MAX * GENERATIONS_MAX; k++) {
             free(l->sequences[k].base);
+            free(l->sequences[k].ever);
+        }
+        free(l->losses);
         free(l->sequences);
         for (int k = 0; k < SIM_SUBSCRIPTIONS_MAX; k++)
             free(l->histories[k]);

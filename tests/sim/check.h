@@ -36,9 +36,9 @@ struct history { /* of an offset in a subscription, as consumers saw it */
     int consumer;
 };
 
-struct sequences { /* of one producer in one partition: offset by sequence, plus one */
-    uint64_t *base;
-    size_t capacity;
+struct sequences {         /* of one producer in one partition: offset by sequence, plus one */
+    uint64_t *base, *ever; /* ever: what was lost (losses.c), too */
+    size_t capacity, ever_capacity;
     uint64_t last;
 };
 
@@ -59,7 +59,13 @@ struct begun { /* a subscription, and where the log ended then */
     bool purged; /* since then */
 };
 
+struct loss { /* a majority's power went, and the epoch began without what stood behind */
+    uint64_t index, epoch, offset;
+};
+
 struct log {
+    struct loss *losses;
+    size_t losses_count, losses_capacity;
     struct begun begun[2 * SIM_SUBSCRIPTIONS_MAX];
     size_t begun_count;
     struct slot *slots; /* by index */
@@ -91,5 +97,13 @@ struct log *check_log(struct sim *s, uint64_t partition);
 struct history *check_history(struct log *l, int subscription, uint64_t offset);
 /* Where the log ended when this subscription began; NULL: it has not. */
 struct begun *check_begun(struct log *l, const char *name);
+
+/* ---- losses.c ---- */
+
+/* Stood behind what is left, or was written there by somebody who had not heard of it. */
+bool losses_entry(const struct log *l, uint64_t index, uint64_t epoch);
+bool losses_offset(const struct log *l, uint64_t offset, uint64_t epoch);
+/* What stands behind index was committed and is lost; `epoch` begins without. */
+void losses_cut(struct sim *s, struct log *l, uint64_t partition, uint64_t index, uint64_t epoch);
 
 #endif

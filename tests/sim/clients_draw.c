@@ -55,6 +55,9 @@ static void draw_box(struct sim *s, int i) {
     b->exact = true;
     b->subscriptions_count = sim_chance(&s->work, 3000) ? 2 : 1;
     draw_policy(s, b, i);
+    /* where a disk is harmed for good, what it held may be what the others had lost */
+    if (!s->clients->letters && s->swarm.victim < 0 && sim_chance(&s->work, 3000))
+        b->settings.durability = DURABILITY_WRITTEN;
     if (b->settings.max_deliveries) /* lost on the way counts too: some die unseen */
         b->exact = false;
     b->wanted = true;

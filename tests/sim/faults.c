@@ -45,10 +45,18 @@ static void do_kill_gateway(struct sim *s) {
 static void do_kill_node(struct sim *s) {
     node_kill(s, (int)rng_below(dice(s), (uint64_t)s->nodes_count));
 }
+/* Only when a majority goes at once may those lose something. */
+static bool written(const struct sim *s) {
+    for (int i = 0; i < s->clients->boxes_count; i++)
+        if (s->clients->boxes[i].settings.durability == DURABILITY_WRITTEN)
+            return true;
+    return false;
+}
+
 static void do_power_off(struct sim *s) {
     node_power_off(s, (int)rng_below(dice(s), (uint64_t)s->nodes_count),
                    sim_between(dice(s), 100 * USEC_MS, s->swarm.outage_max));
-    if (sim_chance(dice(s), 500)) /* the whole room */
+    if (sim_chance(dice(s), written(s) ? 3000 : 500)) /* the whole room */
         for (int i = 0; i < s->nodes_count; i++)
             node_power_off(s, i, sim_between(dice(s), 100 * USEC_MS, s->swarm.outage_max / 2));
 }
@@ -217,6 +225,8 @@ static bool majority_without(struct sim *s, const struct replica_set *set, int n
 }
 
 static bool may_harm(struct sim *s, int node) {
+    if (checker_voters(s) < 3) /* while the group grows: of two none can be spared */
+        return false;
     struct process *c = sim_leading_controller(s);
     const struct metadata_partition *p = NULL;
     if (!c)

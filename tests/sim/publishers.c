@@ -168,6 +168,11 @@ static void on_refused(struct sim *s, struct publisher *p, int lane, uint64_t se
     switch (m->answer_publish.code) {
     case ERR_OUT_OF_ORDER:
         sim_count(s, RARE_out_of_order);
+        if (l->count && m->answer_publish.last < l->window[0].after) { /* it had receipts for more */
+            sim_trace(s, "publisher %d had receipts for what is lost", p->index);
+            start_over(s, p, lane);
+            break;
+        }
         resend_from(l, m->answer_publish.last + 1);
         l->retry_at = 0;
         break;

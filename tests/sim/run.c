@@ -69,8 +69,9 @@ static void trace_setup(struct sim *s) {
             sim_trace(s, "  %s every %lld ms", names[i], (long long)(s->swarm.mean[i] / USEC_MS));
     for (int i = 0; i < s->clients->boxes_count; i++) {
         struct box *b = &s->clients->boxes[i];
-        sim_trace(s, "  %s: %u partitions %u replicas, dispatch %s", b->name, b->settings.partitions,
-                  b->settings.replicas, dispatch_name(b->settings.dispatch));
+        sim_trace(s, "  %s: %u partitions %u replicas, dispatch %s, %s", b->name, b->settings.partitions,
+                  b->settings.replicas, dispatch_name(b->settings.dispatch),
+                  durability_name(b->settings.durability));
     }
 }
 
@@ -120,6 +121,7 @@ void sim_end(struct sim *s) {
     branches_free(s);
     clients_free(s);
     checker_free(s->checker);
+    power_free(s);
     world_free(s);
     free(s->heap);
     free(s);

@@ -83,7 +83,22 @@ static void watch_write(struct process *p, struct hosted *h, const struct replic
         sim_trace(p->sim, "%s p%d truncates above %llu", p->name, (int)h->id, (unsigned long long)e->index);
     } else if (e->type == REPLICA_MARK_DAMAGED) {
         sim_count(p->sim, RARE_damaged);
+        sim_trace(p->sim, "%s p%d is damaged from %llu", p->name, (int)h->id,
+                  (unsigned long long)e->damage.from);
+    } else if (e->type == REPLICA_MARK_WHOLE && replica_leading(h->partition->replica)) {
+        sim_count(p->sim, RARE_chosen_doubtful);
+    } else if (e->type == REPLICA_MARK_WHOLE && replica_doubtful(h->partition->replica)) {
+        sim_count(p->sim, RARE_rejoined);
     }
+}
+
+bool __real_storage_partition(struct shard *s, struct hosted *h);
+bool __wrap_storage_partition(struct shard *s, struct hosted *h);
+bool __wrap_storage_partition(struct shard *s, struct hosted *h) {
+    bool opened = __real_storage_partition(s, h);
+    if (opened && replica_doubtful(h->partition->replica))
+        sim_count(process_of(h)->sim, RARE_doubtful);
+    return opened;
 }
 
 void __real_storage_write(struct hosted *h, const struct replica_effect *e);
@@ -318,6 +333,10 @@ void shard_synced(struct process *p, uint64_t ticket) {
     storage_synced(p->shard, ticket);
 }
 
+void shard_written(struct process *p, uint64_t ticket) {
+    storage_written(p->shard, ticket);
+}
+
 /* ---- life ---- */
 
 void shard_start(struct process *p) {
@@ -329,6 +348,7 @@ void shard_start(struct process *p) {
                                  .journal = p->journal,
                                  .self = p->self,
                                  .starts = p->starts,
+                                 .boot = process_boot(p),
                                  .failure_timeout = p->sim->failure_timeout,
                                  .append_entries = p->sim->swarm.append_entries,
                                  .next_request = 1};

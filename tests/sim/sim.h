@@ -128,6 +128,10 @@ struct gateway;
     X(already)                                                                                               \
     X(dead_letters)                                                                                          \
     X(newcomers)                                                                                             \
+    X(doubtful)                                                                                              \
+    X(rejoined)                                                                                              \
+    X(chosen_doubtful)                                                                                       \
+    X(commits_lost)                                                                                          \
     X(created_again)                                                                                         \
     X(voter_changes)                                                                                         \
     X(purged)                                                                                                \
@@ -372,8 +376,10 @@ struct process {
     member_t self;
     uint64_t starts;
     struct journal_job *queued, *running;
-    uint64_t synced_ticket;
-    bool synced_posted, storage_failed;
+    bool syncing; /* written, and not yet synced */
+    uint64_t synced_ticket, written_ticket;
+    bool synced_posted, written_posted, storage_failed;
+    uint64_t disk_failures; /* of storage: what was written and not synced may be lost */
 
     union {
         struct shard *shard;
@@ -387,6 +393,7 @@ struct node {
     bool on;
     bool joins, joined; /* not of `initial`: starts later and asks to be taken in */
     bool removed;       /* it was to be, once */
+    uint64_t boots;
     usec_t boot_offset; /* CLOCK_BOOTTIME = world's time + this */
     usec_t wall_offset; /* wall clock = world's time + SIM_WALL_START + this */
 };
@@ -484,6 +491,7 @@ struct sim {
     struct clients *clients;
     struct checker *checker;
     struct branches *branches; /* NULL: not watched */
+    struct power *power;       /* NULL: nobody's was lost yet */
     struct sim_result result, *out;
 };
 
@@ -516,6 +524,9 @@ void node_power_off(struct sim *s, int node, usec_t how_long);
 void node_kill(struct sim *s, int node);
 void process_execute(void *executor, struct journal_job *job); /* journal's hook */
 void process_completed(void *ctx, uint64_t ticket);
+void process_written(void *ctx, uint64_t ticket);
+uint64_t
+process_boot(const struct process *p); /* as the machine's boot id: another one after a power failure */
 void process_fatal(void *ctx, const char *text);
 bool process_open_journal(struct process *p, uint8_t batch_type);
 
@@ -548,6 +559,7 @@ void shard_link_down(struct process *p, int other, const struct end *was);
 void shard_on_turn(struct process *p);
 void shard_timer(struct process *p);
 void shard_synced(struct process *p, uint64_t ticket);
+void shard_written(struct process *p, uint64_t ticket);
 /* Of the process that runs now: whose mailbox is it? NULL: none. */
 struct partition *shard_partition_of(struct process *p, const struct mailbox *m);
 struct partition *shard_partition(struct process *p, uint64_t id);
@@ -587,6 +599,7 @@ void clients_free(struct sim *s);
 /* ---- check.c: what must hold ---- */
 struct checker *checker_new(struct sim *s);
 void checker_free(struct checker *c);
+uint32_t checker_voters(const struct sim *s); /* of the metadata group, as committed last */
 /* Whose event it is: the mailbox's apply is wrapped (check.c). */
 void checker_running(struct process *p);
 void checker_state(struct process *p, uint64_t partition, uint64_t index, struct encoder *e);
@@ -622,6 +635,14 @@ void swarm_big(struct swarm *w); /* clients and outages of a big world */
 const char *swarm_theme(const struct sim *s);
 bool swarm_force(const char *theme);                       /* of all seeds from now on; false: unknown */
 usec_t swarm_rate(struct sim *s, usec_t low, usec_t high); /* often and seldom alike */
+
+/* ---- power.c: durability written ---- */
+void power_lost(struct sim *s, struct process *p); /* or its disk's, before it ends */
+void power_whole(struct process *p, uint64_t partition);
+/* What is committed may be lost: a majority of the partition's set has lost its power. */
+bool power_may_lose(struct sim *s, uint64_t partition);
+void power_settled(struct sim *s, uint64_t partition);
+void power_free(struct sim *s);
 
 /* ---- faults.c ---- */
 void faults_start(struct sim *s);

@@ -272,21 +272,41 @@ static void synced(struct process *p) {
     process_touch(p);
 }
 
-static void on_disk_done(struct sim *s, struct event *e) {
+static void on_disk_synced(struct sim *s, struct event *e) {
     struct process *p = e->process;
-    struct journal_job *jobs = p->running;
-    p->running = NULL;
-    journal_run(jobs);
-    if (p->storage_failed) {
-        sim_count(s, FAULT_disk_error);
-        process_kill(p, "storage failed");
-        mem_disk_crash(p->disk, &s->rng); /* after a failed sync the page cache proves nothing */
-        return;
-    }
+    (void)s;
+    mem_disk_sync_deferred(p->disk);
+    p->syncing = false;
     if (p->queued)
         start_jobs(p);
     if (p->synced_posted)
         synced(p);
+}
+
+/* Written now; the sync goes on until e->a. What follows the sync (seals of segments,
+ * spares, removals) is early by so much, and nobody's answer depends on it. */
+static void on_disk_written(struct sim *s, struct event *e) {
+    struct process *p = e->process;
+    struct journal_job *jobs = p->running;
+    p->running = NULL;
+    mem_disk_defer(p->disk, true);
+    journal_run(jobs);
+    mem_disk_defer(p->disk, false);
+    if (p->storage_failed) {
+        sim_count(s, FAULT_disk_error);
+        power_lost(s, p);
+        process_kill(p, "storage failed");
+        p->disk_failures++;
+        mem_disk_crash(p->disk, &s->rng); /* after a failed sync the page cache proves nothing */
+        return;
+    }
+    p->syncing = true;
+    sim_at_process(p, (usec_t)e->a, on_disk_synced);
+    if (p->written_posted && p->kind == PROCESS_SHARD) {
+        shard_written(p, p->written_ticket);
+        process_touch(p);
+    }
+    p->written_posted = false;
 }
 
 static void start_jobs(struct process *p) {
@@ -298,13 +318,14 @@ static void start_jobs(struct process *p) {
     }
     p->running = p->queued;
     p->queued = NULL;
-    sim_at_process(p, p->sim->now + takes, on_disk_done);
+    usec_t writes = (usec_t)rng_below(&p->sim->rng, (uint64_t)takes);
+    sim_at_process(p, p->sim->now + writes, on_disk_written)->a = (uint64_t)(p->sim->now + takes);
 }
 
 void process_execute(void *executor, struct journal_job *job) {
     struct process *p = executor;
     p->queued = journal_job_link(p->queued, job);
-    if (!p->running)
+    if (!p->running && !p->syncing)
         start_jobs(p);
 }
 
@@ -312,6 +333,17 @@ void process_completed(void *ctx, uint64_t ticket) {
     struct process *p = ctx;
     p->synced_ticket = ticket;
     p->synced_posted = true;
+    mem_disk_defer(p->disk, false); /* only this sync: what follows is none that anybody waits for */
+}
+
+void process_written(void *ctx, uint64_t ticket) {
+    struct process *p = ctx;
+    p->written_ticket = ticket;
+    p->written_posted = true;
+}
+
+uint64_t process_boot(const struct process *p) {
+    return (p->sim->nodes[p->node].boots + 1) << 32 | (p->disk_failures + 1);
 }
 
 void process_fatal(void *ctx, const char *text) {
@@ -324,7 +356,7 @@ bool process_open_journal(struct process *p, uint8_t batch_type) {
     struct journal_recovered recovered;
     struct err_detail detail = {0};
     p->queued = p->running = NULL;
-    p->synced_posted = p->storage_failed = false;
+    p->synced_posted = p->written_posted = p->storage_failed = p->syncing = false;
     uint64_t random = rng_next(&p->sim->rng) | 1;
     enum err err = journal_open(&(struct journal_options){.disk = mem_disk_disk(p->disk),
                                                           .folder = "j",
@@ -333,6 +365,7 @@ bool process_open_journal(struct process *p, uint8_t batch_type) {
                                                           .batch_type = batch_type,
                                                           .random = random,
                                                           .completed = process_completed,
+                                                          .written = process_written,
                                                           .fatal = process_fatal,
                                                           .ctx = p,
                                                           .execute = process_execute,
@@ -475,7 +508,11 @@ void node_power_off(struct sim *s, int node, usec_t how_long) {
     if (!s->nodes[node].on)
         return;
     sim_trace(s, "%s power off for %lld ms", s->nodes[node].name, (long long)(how_long / USEC_MS));
+    for (int i = 0; i < s->processes_count; i++)
+        if (s->processes[i].node == node)
+            power_lost(s, &s->processes[i]);
     s->nodes[node].on = false;
+    s->nodes[node].boots++;
     for (int i = 0; i < s->processes_count; i++) {
         struct process *p = &s->processes[i];
         if (p->node != node)
