@@ -183,11 +183,16 @@ static void beat(void *host, const struct beat *b) {
     }
 }
 
-/* With every entry, and with a checkpoint that takes the place of all before. */
+/* With every entry, and with a checkpoint that takes the place of all before; seldom where
+ * the state is very large. */
+enum { STATE_PARTITIONS = 1000 }; /* with fewer: encoded at each entry; else at each second one, and so on */
+
 static void changed(void *host, const struct metadata_changes *changes) {
     struct controller *c = host;
     struct encoder e = {0};
-    (void)changes;
+    uint64_t every = 1 + metadata_partitions_count(c->core.metadata) / STATE_PARTITIONS;
+    if (!changes->everything && metadata_index(c->core.metadata) % every != 0)
+        return;
     metadata_encode(c->core.metadata, &e);
     checker_state(c->process, GROUP_PARTITION, metadata_index(c->core.metadata), &e);
     encoder_free(&e);

@@ -30,7 +30,7 @@ enum {
     AWAY_US = 3000000,  /* a dead node comes back after this */
     BEHIND_MAX = 64,    /* entries that a copy of a partition in use may be behind */
     QUIET_US = 1000000, /* a second without anything: what does being idle cost? */
-    SEGMENT_BYTES = 16777216,
+    SEGMENT_BYTES = 4194304,
     CHECKPOINT_ENTRIES = 4096, /* as the broker's */
 
     /* the judgement */
