@@ -283,6 +283,8 @@ void checker_leading(struct process *p, uint64_t partition, uint64_t epoch) {
     *e = (struct epoch_leader){epoch, p->id, false};
     sim_count(p->sim, RARE_leader_changes);
     sim_trace(p->sim, "%s p%d leads epoch %llu", p->name, (int)partition, (unsigned long long)epoch);
+    if (p->kind == PROCESS_SHARD)
+        faults_new_leader(p);
 }
 
 /* Something of the epoch leaves its leader. */

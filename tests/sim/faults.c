@@ -9,7 +9,9 @@
 
 enum {
     SUSPEND_LULL_US = 100000,
-    DRAIN_SLOW_US = 3000000 /* so late a drain may still be committed */
+    DRAIN_SLOW_US = 3000000, /* so late a drain may still be committed */
+    BRIEF_OF_10000 = 4000,   /* leaders that die soon, in worlds about leaders */
+    BRIEF_US_MAX = 10000     /* and four syncs */
 };
 
 static struct rng *dice(struct sim *s) {
@@ -162,6 +164,21 @@ static void do_kill_leader(struct sim *s) {
             return;
         }
     }
+}
+
+/* Short leaderships (Raft's figure 8): some leaders die while their first entries are
+ * under way. */
+static void on_brief(struct sim *s, struct event *e) {
+    if (s->calm)
+        return;
+    sim_count(s, FAULT_kill_leader);
+    process_kill(e->process, "killed soon after it began to lead");
+}
+
+void faults_new_leader(struct process *p) {
+    struct sim *s = p->sim;
+    if (!s->calm && s->swarm.theme == THEME_leaders && sim_chance(dice(s), BRIEF_OF_10000))
+        sim_at_process(p, s->now + sim_between(dice(s), 0, BRIEF_US_MAX + 4 * s->swarm.sync_max), on_brief);
 }
 
 static void on_flap(struct sim *s, struct event *e) {

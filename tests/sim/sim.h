@@ -646,6 +646,7 @@ void power_free(struct sim *s);
 
 /* ---- faults.c ---- */
 void faults_start(struct sim *s);
+void faults_new_leader(struct process *p);                  /* a shard begins to lead something */
 void faults_stop(struct sim *s);                            /* heal everything */
 bool faults_settled(struct sim *s, char *why, size_t size); /* cluster is whole again */
 
