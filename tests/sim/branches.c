@@ -90,6 +90,8 @@ void branches_message(struct sim *s, int to, const struct message *m) {
         on_record(s, m->partition, &m->record.record);
     else if (m->type == M_PIECE)
         on_piece(s, to, m->partition, &m->piece);
+    else if (m->type == M_PIECED && m->pieced.refused)
+        sim_count(s, RARE_checkpoints_abandoned);
     else if (m->type == M_FENCED)
         on_fenced(s, to, m->partition, m->promise);
     else if (m->type == M_PRE_VOTED && !m->answer.granted)

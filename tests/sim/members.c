@@ -95,13 +95,13 @@ static void on_remove(struct sim *s, struct event *e) {
     int node = (int)e->a;
     bool again = e->b, give_up = s->calm;
     const struct metadata_node *n = node_now(s, node);
-    if (n && n->state == NODE_ALIVE && (again || give_up))
+    if (n && n->state == NODE_ALIVE && again)
         return;
     struct event *next = sim_at(s, s->now + ASK_US, on_remove);
     next->a = (uint64_t)node;
     next->b = again;
-    if (!n)
-        return;
+    if (!n || (give_up && n->state == NODE_ALIVE)) /* looked at still: what was asked of a leader that */
+        return;                                    /* is gone may yet be committed */
     if (n->state != NODE_LEFT) {
         members_set_state(s, node, give_up ? NODE_ALIVE : NODE_LEFT);
     } else if (!again && out(s, node) && n->info.controller == sim_controller(s, node)->self) {

@@ -40,7 +40,7 @@ static const struct kind kinds[] = {
     {FAULT_cut_shards, 1500, USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
     {FAULT_cut_orders, 1500, 2 * USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
     {FAULT_cut_clients, 1500, 2 * USEC_S, 20 * USEC_S, IN(leaders) | IN(clients)},
-    {FAULT_kill_leader, 1500, USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
+    {FAULT_kill_leader, 1500, USEC_S, 20 * USEC_S, IN(members) | IN(leaders) | IN(sets)},
     {FAULT_isolate, 2500, 2 * USEC_S, 20 * USEC_S, IN(elections) | IN(segments) | IN(leaders)},
     {FAULT_flap, 2000, 3 * USEC_S, 20 * USEC_S, IN(network)},
     {FAULT_slow_disk, 3000, USEC_S, USEC_S, IN(disks)},

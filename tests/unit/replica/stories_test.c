@@ -309,6 +309,19 @@ Test(replica, a_healthy_leader_goes_on_below_a_higher_promise_and_reports_it) {
     harness_free(h);
 }
 
+/* The asker may be gone, and nobody else know of the seal. */
+Test(replica, a_leader_that_gave_way_reports_it_when_no_successor_is_named) {
+    struct harness *h = three();
+    seal(h, 1, 7, 0);
+    settle(h);
+    cr_assert_not(replica_leading(node_of(h, 1)->r));
+    pass(h, REPLICA_RETRY_US / 2);
+    cr_assert_eq(node_of(h, 1)->superseded, 0, "the record of the next epoch comes mostly at once");
+    pass(h, REPLICA_RETRY_US);
+    cr_assert_eq(node_of(h, 1)->superseded, 7);
+    harness_free(h);
+}
+
 Test(replica, a_truncated_promise_is_not_lost) {
     struct harness *h = three();
     struct replica_record record = node_of(h, 1)->record;
