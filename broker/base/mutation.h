@@ -47,6 +47,7 @@
     /* changing the set */                                                                                         \
     X(activated_by_one, "activated means stored by both majorities: the old set drops what the new one lacks")      \
     X(leavers_drop_early, "leavers keep their data until the new set is active: its majority is not yet there")     \
+    X(voters_without_majority, "no set of voters of which a majority is away: the cluster can never be changed again") \
     /* who may deliver */                                                                                          \
     X(lease_not_waited, "a new leader waits out the old one's lease: a message is at two consumers at once")        \
     X(lease_unconfirmed, "a leader delivers while a majority confirms it: one cut off goes on delivering")          \

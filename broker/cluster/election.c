@@ -526,42 +526,78 @@ static void set_without(struct replica_set *s, uint32_t at) {
     s->members[s->count] = 0;
 }
 
+/* Were it the set from now on, it could go on: the others' disks may be lost, and a
+ * majority that is away for good can never be changed back. */
+static bool majority_alive(const struct replica_set *s, const struct election_candidate *all, size_t count) {
+    uint32_t alive = 0;
+    for (uint32_t i = 0; i < s->count; i++) {
+        const struct election_candidate *c = candidate_of(s->members[i], all, count);
+        alive += c && c->alive;
+    }
+    return (alive * 2 > s->count) || MUTATED(voters_without_majority);
+}
+
+static bool taken_out(const struct replica_set *now, uint32_t at, const struct election_candidate *all,
+                      size_t count, struct replica_set *out) {
+    *out = *now;
+    if (at >= now->count)
+        return false;
+    set_without(out, at);
+    return majority_alive(out, all, count);
+}
+
+static bool added(const struct replica_set *now, const struct election_candidate *all, size_t count,
+                  struct replica_set *out) {
+    for (size_t i = 0; i < count && now->count < REPLICA_SET_MAX; i++) {
+        if (!all[i].alive || all[i].replace || all[i].left || replica_set_has(now, all[i].member))
+            continue;
+        *out = *now;
+        out->members[out->count++] = all[i].member;
+        return majority_alive(out, all, count);
+    }
+    return false;
+}
+
+/* The wanted number: odd, of the nodes that are in. */
+static uint32_t voters_wanted(const struct election_candidate *all, size_t count) {
+    uint32_t in = 0;
+    for (size_t i = 0; i < count; i++)
+        in += !all[i].left;
+    in = in < ELECTION_VOTERS_MAX ? in : ELECTION_VOTERS_MAX;
+    return in - (in > 0 && in % 2 == 0);
+}
+
 bool election_next_voters(const struct replica_set *now, const struct election_candidate *all, size_t count,
                           struct replica_set *out) {
-    uint32_t wanted = count >= ELECTION_VOTERS_MAX ? ELECTION_VOTERS_MAX : (uint32_t)count;
-    wanted -= wanted > 0 && wanted % 2 == 0;
-    uint32_t good = 0, bad = REPLICA_SET_MAX, worst = REPLICA_SET_MAX, lost = REPLICA_SET_MAX;
+    uint32_t wanted = voters_wanted(all, count), good = 0, gone = 0;
+    uint32_t bad = REPLICA_SET_MAX, worst = REPLICA_SET_MAX;
     size_t worst_at = 0;
     for (uint32_t i = 0; i < now->count; i++) {
         const struct election_candidate *c = candidate_of(now->members[i], all, count);
-        if (!c || c->replace) {
+        if (c && !c->left && !c->replace) {
+            good++;
+            worst = (size_t)(c - all) >= worst_at ? i : worst;
+            worst_at = (size_t)(c - all) >= worst_at ? (size_t)(c - all) : worst_at;
+        } else if (c && !c->left) {
             bad = i;
-            lost = c ? lost : i;
-            continue;
-        }
-        good++;
-        if ((size_t)(c - all) >= worst_at) {
-            worst_at = (size_t)(c - all);
-            worst = i;
+        } else {
+            gone++;
         }
     }
-    *out = *now;
-    if (lost < REPLICA_SET_MAX && good > 0) { /* its disk is no more: if it were counted still, its
-                                                 successor's loss would be the second of one node */
-        set_without(out, lost);
-        return true;
-    }
-    for (size_t i = 0; i < count && good < wanted && now->count < REPLICA_SET_MAX; i++) {
-        if (all[i].alive && !all[i].replace && !replica_set_has(now, all[i].member)) {
-            out->members[out->count++] = all[i].member;
+    /* its disk is no more: if it were counted still, its successor's loss would be the
+     * second of one node */
+    for (uint32_t i = now->count; gone && good && i-- > 0;) {
+        const struct election_candidate *c = candidate_of(now->members[i], all, count);
+        if ((!c || c->left) && taken_out(now, i, all, count, out))
             return true;
-        }
     }
-    if (now->count <= 1 || good < wanted)
+    if (good < wanted)
+        return added(now, all, count, out);
+    if (now->count <= 1)
         return false;
-    if (bad < REPLICA_SET_MAX)
-        set_without(out, bad);
-    else if (good > wanted)
-        set_without(out, worst);
-    return out->count < now->count;
+    return taken_out(now,
+                     bad < REPLICA_SET_MAX ? bad
+                     : good > wanted       ? worst
+                                           : REPLICA_SET_MAX,
+                     all, count, out);
 }

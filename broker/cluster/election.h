@@ -150,12 +150,14 @@ bool election_voter(const struct election *e);      /* self */
  * replace_after: the next set to propose as ENTRY_CONFIG; false: it is right as
  * it is. The wanted number is odd and at most ELECTION_VOTERS_MAX. A voter that is
  * no candidate (its node has another disk now) goes before another is added; one
- * that is only dead stays until its replacement is in, for it may come back.
+ * that is only dead stays until its replacement is in, for it may come back. No set
+ * is proposed of which a majority is not alive: who is away may be away for good.
  */
 struct election_candidate {
     member_t member;
-    bool alive;   /* may be added */
-    bool replace; /* dead past replace_after, or left: may be taken out */
+    bool alive;   /* counts for a majority; may be added */
+    bool replace; /* dead past replace_after: may be taken out */
+    bool left;    /* its node was removed: it votes until it is taken out, and no more */
 };
 bool election_next_voters(const struct replica_set *now, const struct election_candidate *all, size_t count,
                           struct replica_set *out);

@@ -137,12 +137,11 @@ static void change_voters(struct core *c) {
         usec_t since = detector_dead_since(c->detector, n->id);
         bool own = n->info.controller == c->self;
         bool dead = !own && since != USEC_NEVER;
-        if (n->state == NODE_LEFT) /* no candidate: its vote is taken out, the wanted number sinks */
-            continue;
         all[count] =
             (struct election_candidate){.member = n->info.controller,
                                         .alive = own || detector_node(c->detector, n->id) == DETECTOR_UP,
-                                        .replace = dead && now - since >= c->config->replace_after};
+                                        .replace = dead && now - since >= c->config->replace_after,
+                                        .left = n->state == NODE_LEFT};
         if (own && count > 0) { /* the last of the list is taken out first: never the leader */
             struct election_candidate first = all[0];
             all[0] = all[count];

@@ -477,6 +477,23 @@ Test(election, a_dead_voter_is_replaced_and_without_a_replacement_kept) {
     cr_expect_eq(steps, 0, "three nodes, one of them dead: still three voters");
 }
 
+Test(election, no_voter_goes_while_those_who_stay_would_be_no_majority) {
+    struct election_candidate all[4] = {{.member = 1, .alive = true, .left = true},
+                                        {.member = 2, .alive = true},
+                                        {.member = 3},
+                                        {.member = 4}};
+    struct replica_set now = SET(1, 2, 3), next;
+    cr_expect_not(election_next_voters(&now, all, 4, &next), "2 and 3 alone: 3 may never come back");
+    all[3].alive = true;
+    unsigned steps;
+    struct replica_set s = voters_after(now, all, 4, &steps), expected = SET(2, 3, 4);
+    cr_expect(replica_set_equal(&s, &expected), "first 4 comes, then 1 goes");
+    cr_expect_eq(steps, 2);
+    s = voters_after(now, all, 3, &steps);
+    expected = SET(2);
+    cr_expect(replica_set_equal(&s, &expected), "of two nodes one votes: 3 goes first");
+}
+
 Test(election, a_voter_whose_disk_is_gone_goes_before_its_successor_comes) {
     struct election_candidate all[3] = {{1, true, false}, {20, true, false}, {3, true, false}};
     struct replica_set now = SET(1, 2, 3), next;
