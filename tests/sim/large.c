@@ -36,7 +36,7 @@ enum {
     /* the judgement */
     FAILOVER_US_MAX = 4000000, /* from the death to the last partition led: detection, seals, lease */
     FRAMES_A_REPLICA_MAX = 12, /* for each that the dead node held */
-    FRAMES_A_PAIR_MAX = 10,    /* for each two nodes: what is said of all partitions at once */
+    FRAMES_A_PAIR_MAX = 20,    /* for each two nodes: what is said of all partitions at once, in some turns */
     FRAMES_A_REQUEST_MAX = 4   /* for each of the clients' publishes and settlements */
 };
 
