@@ -117,8 +117,10 @@ static void forward_answered(struct process *p, const struct message *m) {
         forwarded(p, slot, m->type == M_RECEIPT ? ERR_OK : m->answer_publish.code);
 }
 
-static void on_consumer_message(struct process *p, const struct message *m) {
+static void on_consumer_message(struct process *p, int from, const struct message *m) {
     struct sim *s = p->sim;
+    if (p->gateway->leader[m->partition] != from)
+        return; /* it led before: what it says is old */
     struct consumer *c = clients_consumer(s, &m->consumer.consumer);
     if (m->type == M_READY) {
         struct box *b = clients_box_of(s, m->partition);
@@ -184,7 +186,7 @@ void gateway_message(struct process *p, int from, struct message *m) {
         on_forward(p, from, m);
         break;
     default:
-        on_consumer_message(p, m);
+        on_consumer_message(p, from, m);
     }
 }
 
