@@ -191,6 +191,10 @@ void mailbox_unlead(struct mailbox *m, struct mailbox_effects *fx) {
     }
 }
 
+size_t mailbox_consumers(const struct mailbox *m) {
+    return m->consumers;
+}
+
 bool mailbox_leading(const struct mailbox *m) {
     return m->leading;
 }

@@ -236,6 +236,8 @@ void mailbox_lead(struct mailbox *m, uint64_t epoch, const uint64_t *gateways, s
  * NOT_LEADER, settlements in flight answered UNKNOWN, consumers forgotten. */
 void mailbox_unlead(struct mailbox *m, struct mailbox_effects *fx);
 bool mailbox_leading(const struct mailbox *m);
+/* Attached, over all subscriptions. */
+size_t mailbox_consumers(const struct mailbox *m);
 /* Deliver and settle only until then (the leader's lease; USEC_NEVER: always).
  * Called whenever it moves; deliveries that waited go out. */
 void mailbox_allow(struct mailbox *m, usec_t until, usec_t now, struct mailbox_effects *fx);
@@ -278,8 +280,8 @@ void mailbox_still_held(struct mailbox *m, const struct consumer_id *consumer, c
                         struct mailbox_effects *fx);
 /* The same, dispatched by the next mailbox_pump: with all credit that a turn brings,
  * so that whoever's comes first does not get everything. */
-void mailbox_lend(struct mailbox *m, const struct consumer_id *consumer, const char *subscription, uint32_t more,
-                  usec_t now, struct mailbox_effects *fx);
+void mailbox_lend(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
+                  uint32_t more, usec_t now, struct mailbox_effects *fx);
 /* What a consumer holds from earlier epochs, before mailbox_presented. */
 void mailbox_hold(struct mailbox *m, const struct consumer_id *consumer, const char *subscription,
                   const struct mailbox_hold *held, size_t count, usec_t now, struct mailbox_effects *fx);

@@ -84,13 +84,8 @@ static bool in_sets(const struct hosted *h, member_t m) {
 }
 
 static bool wants_lease(const struct hosted *h) {
-    struct subscription_stats stats;
-    if (!h->partition || !mailbox_leading(h->partition->mailbox))
-        return false;
-    for (size_t i = 0; mailbox_subscription_stats(h->partition->mailbox, i, &stats); i++)
-        if (stats.consumers)
-            return true;
-    return false;
+    return h->partition && mailbox_consumers(h->partition->mailbox) > 0 &&
+           mailbox_leading(h->partition->mailbox);
 }
 
 void peers_confirm(struct shard *s) {
