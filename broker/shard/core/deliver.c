@@ -93,10 +93,26 @@ void deliver_run(struct hosted *h, const struct mailbox_effect *e) {
     send_waiting(h);
 }
 
+/* The run was paid for with credit, and nothing of it is left to deliver. */
+static void give_back(struct hosted *h, const struct waiting_run *w) {
+    const struct mailbox_effect *e = &w->effect;
+    struct shard_link *l = service_gateway(h->shard, e->deliver.gateway);
+    if (l)
+        h->shard->calls->credit_back(l, h->id,
+                                     &(struct mailbox_effect){.type = MAILBOX_CREDIT_BACK,
+                                                              .credit_back = {.consumer = e->deliver.consumer,
+                                                                              .gateway = e->deliver.gateway,
+                                                                              .subscription = w->subscription,
+                                                                              .credit = e->deliver.count}});
+}
+
 /* A batch that cannot be read: its leases run out and come back; by then the
- * partition is marked damaged and another replica leads. */
-static void drop_unreadable(struct hosted *h, uint64_t index) {
+ * partition is marked damaged and another replica leads. One that was settled
+ * meanwhile is not missed. */
+static void drop_runs(struct hosted *h, uint64_t index, bool settled) {
     while (h->runs_count > 0 && h->runs[h->runs_head].effect.deliver.batch_index == index) {
+        if (settled)
+            give_back(h, &h->runs[h->runs_head]);
         body_drop(h->runs[h->runs_head].effect.deliver.body);
         h->runs_head = (h->runs_head + 1) % h->runs_capacity;
         h->runs_count--;
@@ -108,14 +124,14 @@ void deliver_read(struct hosted *h, uint64_t index, struct body *body) {
     if (body)
         keep_read(h, index, body);
     else
-        drop_unreadable(h, index);
+        drop_runs(h, index, !mailbox_batch_live(h->partition->mailbox, index));
     letters_read(h, index, body);
     send_waiting(h);
 }
 
 void deliver_forget(struct hosted *h) {
     while (h->runs_count > 0)
-        drop_unreadable(h, h->runs[h->runs_head].effect.deliver.batch_index);
+        drop_runs(h, h->runs[h->runs_head].effect.deliver.batch_index, false);
     free(h->runs);
     h->runs = NULL;
     h->runs_head = h->runs_capacity = 0;

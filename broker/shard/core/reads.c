@@ -18,13 +18,19 @@ static void say_unreadable(struct hosted *h, uint64_t index) {
               h->name, h->number, index);
 }
 
+/* All of it was settled, and a checkpoint let it go, since the delivery was decided:
+ * nobody misses it. What is live and cannot be had is damage. */
+static bool let_go(const struct hosted *h, uint64_t index) {
+    return !mailbox_batch_live(h->partition->mailbox, index);
+}
+
 static void fire_batch(struct hosted *h, struct read_job *job) {
     struct body *body = job->errs[0] == ERR_OK ? job->bodies[0] : NULL;
     if (job->errs[0] == ERR_STALE) { /* moved while it was read: locate it again */
         read_batch(h, job->from);
         return;
     }
-    if (!body) {
+    if (!body && !let_go(h, job->from)) {
         say_unreadable(h, job->from);
         replica_unreadable(h->partition->replica, job->from, shard_now(h->shard),
                            &h->partition->replica_effects);
@@ -119,10 +125,14 @@ void read_batch(struct hosted *h, uint64_t index) {
     job->is_batch = true;
     enum err err = journal_locate(s->journal, h->id, index, &job->at[0]);
     if (err != ERR_OK) {
+        read_free(job);
+        if (let_go(h, index)) {
+            deliver_read(h, index, NULL);
+            return;
+        }
         /* known to the mailbox, lost in the journal: damage that recovery has reported */
         shard_say(s, true, "partition %" PRIu64 ": batch %" PRIu64 " is not in the journal: %s", h->id, index,
                   err_text(err));
-        read_free(job);
         replica_unreadable(h->partition->replica, index, shard_now(s), &h->partition->replica_effects);
         deliver_read(h, index, NULL);
         return;
