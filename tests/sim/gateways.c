@@ -134,7 +134,8 @@ static void on_consumer_message(struct process *p, int from, const struct messag
         }
         return;
     }
-    if (!c || c->gateway != p->id ||
+    if (!c || c->gateway != p->id || /* of a leader that was: it is not attached there any more */
+        from != p->gateway->leader[m->partition] ||
         (m->type != M_ATTACHED && !consumer_is_of(s, c, m->partition, m->consumer.subscription)))
         return;
     if (m->type == M_CREDIT_BACK) {
