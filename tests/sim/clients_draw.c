@@ -20,6 +20,11 @@ static unsigned theme(struct sim *s, unsigned usual, unsigned clients) {
     return s->swarm.theme == THEME_clients ? clients : usual;
 }
 
+/* Consumers that fall behind, so that a leader has something to deliver. */
+static bool slow(struct sim *s) {
+    return s->swarm.theme == THEME_leaders || s->swarm.theme == THEME_leases;
+}
+
 /* Where the others' dead letters go, limits, expiry. */
 static void draw_policy(struct sim *s, struct box *b, int i) {
     if (s->clients->letters && i == 0) {
@@ -92,16 +97,15 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
     c->subscription = subscription;
     c->alive = true;
     c->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
-    c->credit = 1 + (uint32_t)rng_below(&s->work, 40);
-    c->think_max =
-        sim_between(&s->work, USEC_MS, s->swarm.theme == THEME_leaders ? 400 * USEC_MS : 40 * USEC_MS);
+    c->credit = 1 + (uint32_t)rng_below(&s->work, s->swarm.theme == THEME_leases ? 4 : 40);
+    c->think_max = sim_between(&s->work, USEC_MS, slow(s) ? 400 * USEC_MS : 40 * USEC_MS);
     c->lazy = sim_chance(&s->work, theme(s, 3000, 6000)) ? theme(s, 60, 200) : 0;
     for (size_t k = 0; k < sizeof c->id.bytes; k++)
         c->id.bytes[k] = (uint8_t)rng_next(&s->work);
 }
 
 static int consumers_of(struct sim *s) {
-    return (s->swarm.theme == THEME_leaders ? 2 : 1) + (int)rng_below(&s->work, 2);
+    return (slow(s) ? 2 : 1) + (int)rng_below(&s->work, 2);
 }
 
 void clients_make(struct sim *s) {

@@ -121,6 +121,13 @@ static void do_isolate(struct sim *s) {
     }
 }
 
+static void cut_both_ways(struct sim *s, enum sim_cut what, int a, int b, usec_t how_long) {
+    if (how_long) {
+        cut_some(s, what, a, b, how_long);
+        cut_some(s, what, b, a, how_long);
+    }
+}
+
 /* One way or both, to one node or to all. */
 static void cut_kind(struct sim *s, enum sim_cut what) {
     int a = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
@@ -163,6 +170,25 @@ static void do_kill_leader(struct sim *s) {
             process_kill(p, "killed");
             return;
         }
+    }
+}
+
+/* A leader that the controllers and most gateways no longer reach, and at times no
+ * other shard either; those come back to it first. */
+static void do_island(struct sim *s) {
+    int first = (int)rng_below(dice(s), (uint64_t)s->processes_count);
+    usec_t alone = sim_chance(dice(s), 6000) ? sim_between(dice(s), 500 * USEC_MS, 1500 * USEC_MS) : 0;
+    usec_t longer = alone + sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max);
+    for (int i = 0; i < s->processes_count; i++) {
+        struct process *p = &s->processes[(first + i) % s->processes_count];
+        if (p->kind != PROCESS_SHARD || !p->up || !leads_any(p))
+            continue;
+        for (int b = 0; b < s->nodes_count; b++) {
+            cut_both_ways(s, CUT_SHARDS, p->node, b, alone);
+            cut_both_ways(s, CUT_ORDERS, p->node, b, longer);
+            cut_both_ways(s, CUT_CLIENTS, p->node, b, longer);
+        }
+        return;
     }
 }
 
@@ -267,6 +293,8 @@ static void do_bit_flip(struct sim *s) {
         return;
     sim_count(s, FAULT_bit_flip);
     sim_trace(s, "%s disk: a bit flips", p->name);
+    if (s->swarm.theme == THEME_damage && sim_chance(dice(s), 5000))
+        process_kill(p, "killed, to find it");
 }
 
 /* While the cluster forms, its data is on one disk; and a mailbox that is being made
@@ -381,6 +409,7 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
     [FAULT_cut_shards] = do_cut_shards,
     [FAULT_cut_orders] = do_cut_orders,
     [FAULT_cut_clients] = do_cut_clients,
+    [FAULT_island] = do_island,
     [FAULT_kill_leader] = do_kill_leader,
     [FAULT_isolate] = do_isolate,
     [FAULT_flap] = do_flap,

@@ -60,6 +60,7 @@ struct gateway;
     X(cut_shards)                                                                                            \
     X(cut_orders)                                                                                            \
     X(cut_clients)                                                                                           \
+    X(island)                                                                                                \
     X(kill_leader)                                                                                           \
     X(isolate)                                                                                               \
     X(flap)                                                                                                  \
@@ -425,6 +426,8 @@ enum sim_cut { CUT_ALL, CUT_SHARDS, CUT_ORDERS, CUT_CLIENTS, CUTS };
     X(elections) /* controllers die and are cut off */                                                       \
     X(segments)  /* tiny segments, large payloads: reclaim, checkpoints, old logs */                         \
     X(network)   /* lost, doubled, late, flapping */                                                         \
+    X(leases)    /* leaders on an island with some of their consumers */                                     \
+    X(damage)    /* one node's disks lie, and the others die */                                              \
     X(leaders)   /* short leaderships, replicas that do not reach each other */                              \
     X(sets)      /* replicas on the move, and neither set whole */                                           \
     X(clients)   /* limits, leases, dead letters */                                                          \

@@ -28,25 +28,26 @@ struct kind {
 
 static const struct kind kinds[] = {
     {FAULT_kill_shard, 4500, USEC_S, 20 * USEC_S,
-     IN(processes) | IN(disks) | IN(segments) | IN(leaders) | IN(sets)},
+     IN(processes) | IN(disks) | IN(segments) | IN(leaders) | IN(sets) | IN(damage)},
     {FAULT_kill_controller, 4000, USEC_S, 20 * USEC_S, IN(processes) | IN(elections)},
     {FAULT_kill_gateway, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(clients)},
     {FAULT_kill_node, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes)},
-    {FAULT_power_off, 3500, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(members) | IN(leaders)},
+    {FAULT_power_off, 3500, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(members) | IN(leaders) | IN(damage)},
     {FAULT_freeze, 3500, USEC_S, 20 * USEC_S, IN(clocks) | IN(elections)},
     {FAULT_link_reset, 3500, 100 * USEC_MS, 10 * USEC_S, IN(network)},
     {FAULT_cut_one_way, 3000, USEC_S, 20 * USEC_S, IN(network) | IN(elections)},
     {FAULT_cut_both, 3000, USEC_S, 20 * USEC_S, IN(network) | IN(elections) | IN(segments)},
-    {FAULT_cut_shards, 1500, USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
+    {FAULT_cut_shards, 1500, USEC_S, 20 * USEC_S, IN(leaders) | IN(sets) | IN(damage)},
     {FAULT_cut_orders, 1500, 2 * USEC_S, 20 * USEC_S, IN(leaders) | IN(sets)},
     {FAULT_cut_clients, 1500, 2 * USEC_S, 20 * USEC_S, IN(leaders) | IN(clients)},
-    {FAULT_kill_leader, 1500, USEC_S, 20 * USEC_S, IN(members) | IN(leaders) | IN(sets)},
+    {FAULT_island, 1000, 4 * USEC_S, 12 * USEC_S, IN(leases)},
+    {FAULT_kill_leader, 1500, USEC_S, 20 * USEC_S, IN(members) | IN(leaders) | IN(sets) | IN(damage)},
     {FAULT_isolate, 2500, 2 * USEC_S, 20 * USEC_S, IN(elections) | IN(segments) | IN(leaders)},
     {FAULT_flap, 2000, 3 * USEC_S, 20 * USEC_S, IN(network)},
     {FAULT_slow_disk, 3000, USEC_S, USEC_S, IN(disks)},
     {FAULT_disk_error, 1500, 3 * USEC_S, 20 * USEC_S, IN(disks)},
     {FAULT_disk_full, 1000, 4 * USEC_S, 20 * USEC_S, IN(disks) | IN(segments)},
-    {FAULT_bit_flip, 1500, 2 * USEC_S, 10 * USEC_S, IN(disks)},
+    {FAULT_bit_flip, 1500, 2 * USEC_S, 10 * USEC_S, IN(disks) | IN(damage)},
     {FAULT_wipe, 1500, 5 * USEC_S, 20 * USEC_S, IN(disks) | IN(members)},
     {FAULT_clock_jump, 2500, USEC_S, 20 * USEC_S, IN(clocks)},
     {FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S, IN(clients)},
@@ -146,7 +147,7 @@ static void draw_small(struct sim *s) {
     w->publishers_more = 1;
     w->publish_min = 15 * USEC_MS;
     w->publish_max = 120 * USEC_MS;
-    if (w->theme == THEME_leaders || w->theme == THEME_sets) {
+    if (w->theme == THEME_leaders || w->theme == THEME_sets || w->theme == THEME_leases) {
         w->boxes_max = 1;
         w->publish_min = 8 * USEC_MS;
         w->publish_max = 40 * USEC_MS;
@@ -183,7 +184,8 @@ void swarm_draw(struct sim *s) {
         draw_big(s);
     else
         draw_small(s);
-    s->segment_bytes = 32768u << rng_below(&s->rng, w->theme == THEME_segments ? 1 : 4);
+    s->segment_bytes =
+        32768u << rng_below(&s->rng, w->theme == THEME_segments || w->theme == THEME_damage ? 1 : 4);
     s->failure_timeout = 600 * USEC_MS;
     w->large = w->theme == THEME_segments ? 5000 : 500;
     if (w->theme == THEME_leaders || sim_chance(&s->rng, 1000))
