@@ -97,6 +97,8 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
     c->subscription = subscription;
     c->alive = true;
     c->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
+    if (s->swarm.theme == THEME_leases)
+        c->gateway = sim_gateway(s, i % s->nodes_count)->id;
     c->credit = 1 + (uint32_t)rng_below(&s->work, s->swarm.theme == THEME_leases ? 4 : 40);
     c->think_max = sim_between(&s->work, USEC_MS, slow(s) ? 400 * USEC_MS : 40 * USEC_MS);
     c->lazy = sim_chance(&s->work, theme(s, 3000, 6000)) ? theme(s, 60, 200) : 0;
@@ -105,6 +107,8 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
 }
 
 static int consumers_of(struct sim *s) {
+    if (s->swarm.theme == THEME_leases)
+        return s->nodes_count; /* one at each gateway */
     return (slow(s) ? 2 : 1) + (int)rng_below(&s->work, 2);
 }
 

@@ -295,6 +295,10 @@ void clients_kill_consumer(struct sim *s) {
         network_send(g, leader, m);
     }
     c->alive = false;
-    struct event *e = sim_at(s, s->now + sim_between(&s->rng, 10 * USEC_MS, 2 * USEC_S), on_born_again);
+    struct event *e =
+        sim_at(s,
+               s->now + sim_between(&s->rng, 10 * USEC_MS,
+                                    s->swarm.theme == THEME_leases ? 200 * USEC_MS : 2 * USEC_S),
+               on_born_again);
     e->a = (uint64_t)c->index;
 }

@@ -173,17 +173,17 @@ static void do_kill_leader(struct sim *s) {
     }
 }
 
-/* A leader that the controllers and most gateways no longer reach, and at times no
- * other shard either; those come back to it first. */
+/* A leader that controllers and most gateways no longer reach, nor some of the other
+ * shards; those come back one by one. */
 static void do_island(struct sim *s) {
     int first = (int)rng_below(dice(s), (uint64_t)s->processes_count);
-    usec_t alone = sim_chance(dice(s), 6000) ? sim_between(dice(s), 500 * USEC_MS, 1500 * USEC_MS) : 0;
-    usec_t longer = alone + sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max);
+    usec_t longer = sim_between(dice(s), USEC_S, 2 * USEC_S + s->swarm.outage_max);
     for (int i = 0; i < s->processes_count; i++) {
         struct process *p = &s->processes[(first + i) % s->processes_count];
         if (p->kind != PROCESS_SHARD || !p->up || !leads_any(p))
             continue;
         for (int b = 0; b < s->nodes_count; b++) {
+            usec_t alone = sim_chance(dice(s), 7000) ? sim_between(dice(s), 500 * USEC_MS, longer) : 0;
             cut_both_ways(s, CUT_SHARDS, p->node, b, alone);
             cut_both_ways(s, CUT_ORDERS, p->node, b, longer);
             cut_both_ways(s, CUT_CLIENTS, p->node, b, longer);

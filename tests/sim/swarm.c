@@ -30,7 +30,7 @@ static const struct kind kinds[] = {
     {FAULT_kill_shard, 4500, USEC_S, 20 * USEC_S,
      IN(processes) | IN(disks) | IN(segments) | IN(leaders) | IN(sets) | IN(damage)},
     {FAULT_kill_controller, 4000, USEC_S, 20 * USEC_S, IN(processes) | IN(elections)},
-    {FAULT_kill_gateway, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(clients)},
+    {FAULT_kill_gateway, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(clients) | IN(leases)},
     {FAULT_kill_node, 3000, 2 * USEC_S, 20 * USEC_S, IN(processes)},
     {FAULT_power_off, 3500, 2 * USEC_S, 20 * USEC_S, IN(processes) | IN(members) | IN(leaders) | IN(damage)},
     {FAULT_freeze, 3500, USEC_S, 20 * USEC_S, IN(clocks) | IN(elections)},
@@ -50,7 +50,7 @@ static const struct kind kinds[] = {
     {FAULT_bit_flip, 1500, 2 * USEC_S, 10 * USEC_S, IN(disks) | IN(damage)},
     {FAULT_wipe, 1500, 5 * USEC_S, 20 * USEC_S, IN(disks) | IN(members)},
     {FAULT_clock_jump, 2500, USEC_S, 20 * USEC_S, IN(clocks)},
-    {FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S, IN(clients)},
+    {FAULT_consumer_death, 4000, 500 * USEC_MS, 10 * USEC_S, IN(clients) | IN(leases)},
     {FAULT_drain, 2000, 3 * USEC_S, 20 * USEC_S, IN(members) | IN(sets)},
     {FAULT_forming_death, 1000, USEC_S, USEC_S, IN(members) | IN(processes)},
     {FAULT_join, 1000, 4 * USEC_S, 10 * USEC_S, IN(members)},
@@ -107,6 +107,12 @@ static void draw_rates(struct sim *s) {
     }
     if (s->nodes_count < 4) /* three stay, and form */
         w->mean[FAULT_join] = w->mean[FAULT_remove] = 0;
+    if (w->theme ==
+        THEME_leases) { /* a leader delivers only to who comes anew: what is settled is not answered */
+        w->mean[FAULT_consumer_death] = between(s, 30 * USEC_MS, 150 * USEC_MS);
+        w->mean[FAULT_island] = between(s, 500 * USEC_MS, 2 * USEC_S);
+        w->busy += 2 * USEC_S;
+    }
     if (w->mean[FAULT_bit_flip] || w->mean[FAULT_wipe])
         w->victim = (int)rng_below(&s->rng, (uint64_t)s->nodes_count);
     if (w->victim >= 0 && s->nodes_count < 4) /* a drain leaves sets of two: one harmed disk is too many */
