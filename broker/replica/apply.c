@@ -76,11 +76,12 @@ static void apply_answer(struct replica *r, const struct entry *entries, size_t 
         apply_committed(r, fx);
 }
 
-/* Gone although nothing says that it may be: behind the base, or a live batch
- * that a fresh checkpoint names again. */
+/* Gone although nothing says that it may be: behind the base, also behind that of a
+ * checkpoint which is on its way to the disk (the journal lets go at once), or a live
+ * batch that a fresh checkpoint names again. */
 static bool lost(const struct replica *r, struct peer *p, uint64_t from) {
     if (p->mode != PEER_GIVE)
-        return from > r->log.base_index && from <= r->log.last_index;
+        return from > r->log.base_index && from > r->log.written_base && from <= r->log.last_index;
     bool again = p->gone == from;
     p->gone = from;
     return again;

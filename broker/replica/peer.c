@@ -137,6 +137,13 @@ void peer_fetched(struct replica *r, struct peer *p, const struct entry *entries
         give_fetched(r, p, entries, count, now, fx);
         return;
     }
+    if (p->mode == PEER_STREAM && count == 0 && p->next > r->log.base_index) {
+        /* summed up by a checkpoint on its way to the disk: once it is there, it is given */
+        peer_probe(r, p, p->next);
+        p->waiting = true;
+        p->retry_at = now + REPLICA_IDLE_US;
+        return;
+    }
     if (p->mode != PEER_STREAM || !p->up || count == 0 || entries[0].index != p->next)
         return;
     size_t good = 0, bytes = 0;
