@@ -269,6 +269,7 @@ void take_stored(struct replica *r, struct replica_effects *fx);
  * a PROMISE record is still to be written for it. */
 bool follow(struct replica *r, uint64_t epoch, member_t leader, struct replica_effects *fx);
 void follow_stored(struct replica *r, struct replica_effects *fx);
+void follow_damaged(struct replica *r, struct replica_effects *fx);
 void follow_forget(struct replica *r);
 
 /* ---- seal.c ---- */

@@ -71,6 +71,16 @@ static void answer_mismatch(struct replica *r, const struct replica_append *m, s
     a->sent_at = m->sent_at;
 }
 
+/* Found while nothing is asked (a read for applying, or for a copy): an idle leader
+ * would count this copy for ever. Old answers tell nothing new (sent_at 0) but the
+ * damage; said again until the leader names what it must get back to. */
+void follow_damaged(struct replica *r, struct replica_effects *fx) {
+    if (!r->damage_marked || r->synced_mark < r->damage_mark || r->mend_to || r->take.open ||
+        r->follow_leader == 0 || r->follow_epoch != r->promise)
+        return;
+    answer(r, r->follow_leader, r->follow_epoch, REPLICA_APPEND_MISMATCH, fx)->verified = r->log.last_index;
+}
+
 /* The answer that waits: said as far as it is stored, as soon as that is more
  * than was said, and once in full for each append. */
 void follow_stored(struct replica *r, struct replica_effects *fx) {

@@ -15,16 +15,18 @@
 
 void report_again(struct replica *r, usec_t now, struct replica_effects *fx) {
     r->report_at = USEC_NEVER;
-    if (r->leading && r->record.activating && r->activated)
+    if (r->leading && r->record.activating && r->activated) {
         fx_epoch(fx, REPLICA_REPORT_ACTIVATED, r->epoch);
-    else if (broken(r))
+    } else if (broken(r)) {
         fx_push(fx, REPLICA_REPORT_DAMAGED);
-    else if (r->cannot && r->promise > r->record.epoch)
+        follow_damaged(r, fx);
+    } else if (r->cannot && r->promise > r->record.epoch) {
         fx_push(fx, REPLICA_REPORT_SUPERSEDED)->promise.epoch = r->promise;
-    else if (r->cannot)
+    } else if (r->cannot) {
         fx_epoch(fx, REPLICA_REPORT_CANNOT, r->record.epoch);
-    else
+    } else {
         return;
+    }
     r->report_at = now + REPLICA_RETRY_US;
 }
 

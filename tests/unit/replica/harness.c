@@ -399,6 +399,13 @@ void tick(struct harness *h, member_t id) {
     carry_out(h, n, &fx);
 }
 
+void find_damage(struct harness *h, member_t id, uint64_t index) {
+    struct node *n = node_of(h, id);
+    struct replica_effects fx = {0};
+    replica_unreadable(n->r, index, h->now, &fx);
+    carry_out(h, n, &fx);
+}
+
 void sync_node(struct harness *h, member_t id) {
     struct node *n = node_of(h, id);
     struct replica_effects fx = {0};

@@ -134,6 +134,7 @@ void tell_record(struct harness *h, member_t id, const struct replica_record *re
 enum err propose(struct harness *h, member_t id, const char *text);
 void pump(struct harness *h, member_t id);
 void tick(struct harness *h, member_t id);
+void find_damage(struct harness *h, member_t id, uint64_t index); /* a read of it fails */
 void sync_node(struct harness *h, member_t id);
 void read_node(struct harness *h, member_t id); /* answers the oldest FETCH, else SNAPSHOT */
 /* Writes a checkpoint of its own at the applied index. */

@@ -277,6 +277,22 @@ Test(damage, a_damaged_copy_is_mended_and_counts_again) {
     harness_free(h);
 }
 
+/* Nothing is published and nothing asked: the leader must hear of it all the same. */
+Test(damage, found_while_the_leader_is_idle_is_mended_too) {
+    struct harness *h = harness_new(3, &small);
+    first_epoch(h, SET(1, 2, 3));
+    propose_some(h, 1, 9);
+    pass(h, 5 * USEC_S);
+    struct node *n = node_of(h, 3);
+    find_damage(h, 3, 5);
+    cr_assert(replica_damaged(n->r));
+    pass(h, 5 * USEC_S);
+    cr_assert_not(replica_damaged(n->r));
+    cr_assert_eq(n->seen[REPLICA_REPORT_MENDED], 1);
+    all_agree(h);
+    harness_free(h);
+}
+
 /* In the middle of mending the log is short and looks healthy: the mark says
  * that it is not, also after a crash. */
 Test(damage, a_crash_in_the_middle_of_mending_leaves_it_damaged) {
