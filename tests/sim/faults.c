@@ -11,7 +11,9 @@ enum {
     SUSPEND_LULL_US = 100000,
     DRAIN_SLOW_US = 3000000, /* so late a drain may still be committed */
     BRIEF_OF_10000 = 4000,   /* leaders that die soon, in worlds about leaders */
-    BRIEF_US_MAX = 10000     /* and four syncs */
+    BRIEF_US_MAX = 10000,    /* and four syncs */
+    ROOM_LOOKS = 400,
+    ROOM_LOOK_US = 500
 };
 
 static struct rng *dice(struct sim *s) {
@@ -55,13 +57,37 @@ static bool written(const struct sim *s) {
     return false;
 }
 
+static bool many_sync(const struct sim *s) {
+    int shards = 0, syncing = 0;
+    for (int i = 0; i < s->processes_count; i++) {
+        shards += s->processes[i].kind == PROCESS_SHARD && s->processes[i].up;
+        syncing += s->processes[i].kind == PROCESS_SHARD && s->processes[i].up && s->processes[i].syncing;
+    }
+    return syncing * 2 > shards;
+}
+
+/* The whole room; where something is written only, rather while most write. */
+static void on_room(struct sim *s, struct event *e) {
+    if (s->calm)
+        return;
+    if (e->a && !many_sync(s)) {
+        sim_at(s, s->now + ROOM_LOOK_US, on_room)->a = e->a - 1;
+        return;
+    }
+    for (int i = 0; i < s->nodes_count; i++)
+        node_power_off(s, i, sim_between(dice(s), 100 * USEC_MS, s->swarm.outage_max / 2));
+}
+
 static void do_power_off(struct sim *s) {
+    bool more = written(s);
+    if (sim_chance(dice(s), more ? 5000 : 500)) {
+        sim_at(s, s->now, on_room)->a = more ? ROOM_LOOKS : 0;
+        return;
+    }
     node_power_off(s, (int)rng_below(dice(s), (uint64_t)s->nodes_count),
                    sim_between(dice(s), 100 * USEC_MS, s->swarm.outage_max));
-    if (sim_chance(dice(s), written(s) ? 3000 : 500)) /* the whole room */
-        for (int i = 0; i < s->nodes_count; i++)
-            node_power_off(s, i, sim_between(dice(s), 100 * USEC_MS, s->swarm.outage_max / 2));
 }
+
 static void do_freeze(struct sim *s) {
     struct process *p = &s->processes[rng_below(dice(s), (uint64_t)s->processes_count)];
     process_freeze(p, swarm_rate(s, 10 * USEC_MS, s->swarm.outage_max / 2));
