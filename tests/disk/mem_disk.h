@@ -35,7 +35,8 @@ uint64_t mem_disk_used(const struct mem_disk *m);
 void mem_disk_fail_after(struct mem_disk *m, int n);
 /* All files are gone, synced or not. */
 void mem_disk_wipe(struct mem_disk *m);
-/* One bit somewhere in what is written and synced turns over; false: there is nothing. */
+/* One bit somewhere in what is written and synced turns over, but not in what the last two
+ * syncs of a file wrote; false: there is nothing. */
 bool mem_disk_flip(struct mem_disk *m, struct rng *rng);
 
 /* A deep copy of all files, as they are now. */

@@ -63,7 +63,7 @@ static void draw_box(struct sim *s, int i) {
     /* where a disk is harmed for good, what it held may be what the others had lost */
     if (!s->clients->letters && s->swarm.victim < 0 && sim_chance(&s->work, 4000)) {
         b->settings.durability = DURABILITY_WRITTEN;
-        s->swarm.sync_max = sim_between(&s->work, 10 * USEC_MS, 80 * USEC_MS); /* more to lose */
+        s->swarm.sync_max = sim_between(&s->work, 10 * USEC_MS, 45 * USEC_MS); /* more to lose */
     }
     if (b->settings.max_deliveries) /* lost on the way counts too: some die unseen */
         b->exact = false;
