@@ -135,16 +135,6 @@ void op_end(struct control *c, struct op *op) {
     free(op);
 }
 
-void control_lead_counted(struct control *c, struct watch *w, member_t leader) {
-    const struct metadata_node *was = metadata_node_of(c->m, w->leader, NULL);
-    const struct metadata_node *is = metadata_node_of(c->m, leader, NULL);
-    if (was && was->id < 1025 && c->leaders[was->id] > 0)
-        c->leaders[was->id]--;
-    if (is && is->id < 1025)
-        c->leaders[is->id]++;
-    w->leader = leader;
-}
-
 /* ---- review: what does this partition need? ---- */
 
 static void queue_push(struct control *c, struct watch *w) {
@@ -311,8 +301,11 @@ static void partition_changed(struct control *c, uint64_t id, usec_t now, struct
     control_review(c, w, now, fx);
 }
 
-static void review_all(struct control *c, usec_t now, struct control_effects *fx) {
+/* Members may have become nobody's, or another node's. */
+static void nodes_changed(struct control *c, usec_t now, struct control_effects *fx) {
     struct watch *w, *next;
+    control_leads_recount(c);
+    change_nodes_changed(c, now, fx);
     HASH_ITER(hh, c->watches, w, next)
     control_review(c, w, now, fx);
 }
@@ -327,8 +320,8 @@ void control_applied(struct control *c, const struct metadata_changes *changes, 
     }
     for (size_t i = 0; i < changes->partitions_count; i++)
         partition_changed(c, changes->partitions[i], now, fx);
-    if (changes->nodes_count) /* members may have become nobody's */
-        review_all(c, now, fx);
+    if (changes->nodes_count)
+        nodes_changed(c, now, fx);
     if (changes->drops_count)
         c->drops_at = now;
     c->plan_wanted |= changes->nodes_count || changes->partitions_count;

@@ -19,6 +19,26 @@
 
 enum { DROPS_A_TURN_MAX = 1024 };
 
+/* ---- who leads how many ---- */
+
+static void count_leader(struct control *c, member_t leader, int by) {
+    const struct metadata_node *n = metadata_node_of(c->m, leader, NULL);
+    if (n && n->id < 1025 && (by > 0 || c->leaders[n->id] > 0))
+        c->leaders[n->id] += (uint32_t)by;
+}
+
+void control_lead_counted(struct control *c, struct watch *w, member_t leader) {
+    count_leader(c, w->leader, -1);
+    count_leader(c, leader, 1);
+    w->leader = leader;
+}
+
+void control_leads_recount(struct control *c) {
+    memset(c->leaders, 0, sizeof c->leaders);
+    for (const struct watch *w = c->watches; w; w = w->hh.next)
+        count_leader(c, w->leader, 1);
+}
+
 /* ---- moving a leader ---- */
 
 bool move_start(struct control *c, struct watch *w, member_t to, const char *why, usec_t now,
@@ -176,6 +196,25 @@ void change_give_up(struct control *c, struct op *op, const char *why, usec_t no
     if (learning && p->record.learners.count)
         change_propose_learners(c, w, &(struct replica_set){0}, now, fx);
     control_review(c, w, now, fx);
+}
+
+/* A disk that was replaced takes its member along: nobody says that it died, and
+ * whoever is there now was never asked. */
+static bool op_lacks(const struct control *c, const struct op *op) {
+    const struct metadata_partition *p = control_partition(c, op->watch);
+    bool lacks = !metadata_node_of(c->m, p->record.leader, NULL) ||
+                 (op->target && !metadata_node_of(c->m, op->target, NULL));
+    for (uint32_t i = 0; !lacks && i < op->set.count; i++)
+        lacks = !metadata_node_of(c->m, op->set.members[i], NULL);
+    return lacks;
+}
+
+void change_nodes_changed(struct control *c, usec_t now, struct control_effects *fx) {
+    struct op *op, *next;
+    DL_FOREACH_SAFE(c->ops, op, next) {
+        if ((op->stage == STAGE_HOLD || op->stage == STAGE_LEARN) && op_lacks(c, op))
+            change_give_up(c, op, "a member's disk is another", now, fx);
+    }
 }
 
 /* ---- drops ---- */

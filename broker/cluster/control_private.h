@@ -137,7 +137,6 @@ bool control_majority(const struct control *c, const struct replica_set *set); /
 bool control_led(const struct control *c, const struct watch *w, const struct metadata_partition *p);
 void control_review(struct control *c, struct watch *w, usec_t now, struct control_effects *fx);
 void control_send_record(const struct metadata_partition *p, struct control_effects *fx);
-void control_lead_counted(struct control *c, struct watch *w, member_t leader);
 struct op *op_begin(struct control *c, struct watch *w, enum op_kind kind, const char *why, usec_t now);
 void op_end(struct control *c, struct op *op);
 
@@ -151,6 +150,11 @@ void seal_answer(struct control *c, struct op *op, const struct replica_sealed *
 bool seal_possible(const struct control *c, const struct replica_record *r);
 
 /* ---- control_change.c ---- */
+void control_lead_counted(struct control *c, struct watch *w, member_t leader);
+/* After members moved between nodes, or became nobody's. */
+void control_leads_recount(struct control *c);
+/* What waits for a member that is nobody's now would wait in vain. */
+void change_nodes_changed(struct control *c, usec_t now, struct control_effects *fx);
 bool move_start(struct control *c, struct watch *w, member_t to, const char *why, usec_t now,
                 struct control_effects *fx);
 bool change_start(struct control *c, struct watch *w, const struct replica_set *set, const char *why,

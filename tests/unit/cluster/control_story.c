@@ -128,6 +128,19 @@ static void order_arrives(void *ctx, void *argument) {
 
 /* ---- the metadata group, reduced to a delay ---- */
 
+member_t member_on(const struct story *s, unsigned n, unsigned shard) {
+    return shard_of(n, shard) + 100 * s->disk[n];
+}
+
+static void watch_node(struct story *s, unsigned n) {
+    usec_t now = world_now(s->world);
+    detector_watch(s->d, n, DETECTOR_CONTROLLER, controller_of(n) + s->disk[n], now);
+    for (unsigned i = 0; i < s->shards; i++) {
+        world_host(s->world, member_on(s, n, i));
+        detector_watch(s->d, n, (int)i, member_on(s, n, i), now);
+    }
+}
+
 struct proposal {
     struct body *command;
     uint64_t tag;
@@ -143,6 +156,8 @@ static void apply_proposal(void *ctx, void *argument) {
     control_call_begin(&fx);
     metadata_apply(s->m, metadata_index(s->m) + 1, p->command->data, p->command->size, &result, &changes);
     body_drop(p->command);
+    for (size_t i = 0; i < changes.nodes_count; i++)
+        watch_node(s, changes.nodes[i]);
     control_applied(s->control, &changes, world_now(s->world), &fx);
     control_proposed(s->control, p->tag, result.code, world_now(s->world), &fx);
     metadata_changes_free(&changes);
@@ -259,7 +274,7 @@ void hear_all(struct story *s) {
     for (unsigned n = 1; n <= s->nodes; n++) {
         bool any = false;
         for (unsigned i = 0; i < s->shards; i++) {
-            bool alive = world_host(s->world, shard_of(n, i))->alive;
+            bool alive = world_host(s->world, member_on(s, n, i))->alive;
             any |= alive;
             if (alive)
                 detector_heard(s->d, n, (int)i, now, &changes);
@@ -288,13 +303,7 @@ static void on_tick(void *ctx) {
 static const struct world_hooks hooks = {.effect = on_effect, .tick = on_tick};
 
 void node_joins(struct story *s) {
-    unsigned n = ++s->nodes;
-    usec_t now = world_now(s->world);
-    detector_watch(s->d, n, DETECTOR_CONTROLLER, controller_of(n), now);
-    for (unsigned i = 0; i < s->shards; i++) {
-        world_host(s->world, shard_of(n, i));
-        detector_watch(s->d, n, (int)i, shard_of(n, i), now);
-    }
+    watch_node(s, ++s->nodes);
 }
 
 void lead_metadata(struct story *s) {
@@ -386,7 +395,7 @@ void expect_all_led(const struct story *s, const char *when) {
 void kill_node(struct story *s, unsigned n, bool seen) {
     struct detector_changes changes = {0};
     for (unsigned i = 0; i < s->shards; i++)
-        world_kill(s->world, shard_of(n, i));
+        world_kill(s->world, member_on(s, n, i));
     for (unsigned i = 0; seen && i < s->shards; i++)
         detector_gone(s->d, n, (int)i, world_now(s->world), &changes);
     if (seen)
@@ -394,16 +403,26 @@ void kill_node(struct story *s, unsigned n, bool seen) {
     told_changes(s, &changes);
 }
 
+void wipe_node(struct story *s, unsigned n) {
+    kill_node(s, n, false);
+    s->disk[n]++;
+    struct command c = {.type = COMMAND_NODE_SET, .node = fixture_node(n, s->shards)};
+    c.node.controller += s->disk[n];
+    for (unsigned i = 0; i < s->shards; i++)
+        c.node.shards[i] = member_on(s, n, i);
+    propose_command(s, &c);
+}
+
 void power_off(struct story *s, unsigned n, uint64_t entries) {
     kill_node(s, n, true);
     for (unsigned i = 0; i < s->shards; i++)
-        world_power_lost(s->world, shard_of(n, i), entries);
+        world_power_lost(s->world, member_on(s, n, i), entries);
 }
 
 /* A shard that restarts is told its records again by its node's controller. */
 void start_node(struct story *s, unsigned n) {
     for (unsigned i = 0; i < s->shards; i++) {
-        struct host *h = world_host(s->world, shard_of(n, i));
+        struct host *h = world_host(s->world, member_on(s, n, i));
         world_start(s->world, h->member);
         for (struct copy *c = h->copies; c; c = c->next) {
             const struct metadata_partition *p = metadata_partition(s->m, c->partition);

@@ -32,7 +32,8 @@ struct story {
     struct detector *d;
     struct control *control;
     unsigned nodes, shards;
-    bool mute; /* the controller reaches nobody: what it sends is lost */
+    unsigned disk[NODES_MAX + 1]; /* how often a node's was replaced */
+    bool mute;                    /* the controller reaches nobody: what it sends is lost */
     struct oracle oracle[PARTITIONS_MAX];
     bool turn_due;
     member_t ignorant; /* says of every partition that it does not know it */
@@ -62,6 +63,9 @@ bool led(const struct story *s, uint64_t partition);
 void expect_all_led(const struct story *s, const char *when);
 void kill_node(struct story *s, unsigned n, bool seen);
 void start_node(struct story *s, unsigned n);
+/* Dies unseen and is back at once with another disk, so with other members. */
+void wipe_node(struct story *s, unsigned n);
+member_t member_on(const struct story *s, unsigned n, unsigned shard); /* as of its disk now */
 /* Killed, and `entries` of each log are lost. */
 void power_off(struct story *s, unsigned n, uint64_t entries);
 unsigned leaders_on(const struct story *s, unsigned n);
