@@ -335,7 +335,7 @@ void limbo_end(struct mailbox *m, struct mailbox_effects *fx) {
     heap_remove(&m->timers, &m->limbo_timer);
     for (size_t i = 0; i < m->subscriptions_count; i++) {
         return_unheld(m, m->subscriptions[i], fx);
-        on_delay_due(m, m->subscriptions[i]);
+        on_delay_due(m, m->subscriptions[i], fx);
     }
     if (m->settings.ttl)
         limits_expire_soon(m);

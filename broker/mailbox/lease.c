@@ -80,6 +80,7 @@ static void span_move(struct subscription *s, struct lease *l, uint64_t first, u
 static void span_nobodys(struct subscription *s, uint64_t first, uint64_t end, enum span_state state) {
     struct lease *l = lease_new(s, NULL, first, end);
     l->nobodys = true;
+    back_clear(s, first, end); /* settled by who had it of an earlier epoch, while it seems delayed */
     if (state == SPAN_RETURNING) {
         s->returning += end - first;
         s->returning_nobodys += end - first;
@@ -231,8 +232,9 @@ static void delays_compact(struct subscription *s) {
     s->delays_limit = s->delays_count * 2 > DELAYS_MIN ? s->delays_count * 2 : DELAYS_MIN;
 }
 
-void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due) {
-    ranges_set(&s->delayed, first, end, (struct range_value){0, (uint64_t)due, 0});
+void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due,
+               bool inherited) {
+    ranges_set(&s->delayed, first, end, (struct range_value){inherited, (uint64_t)due, 0});
     if (s->delays_count >= s->delays_limit)
         delays_compact(s);
     xgrow(&s->delays, &s->delays_capacity, s->delays_count + 1, sizeof *s->delays);
@@ -245,8 +247,11 @@ static void back_add(struct subscription *s, uint64_t first, uint64_t end, bool 
     ranges_set(&s->back, first, end, (struct range_value){counted && keys_used(s->mailbox), 0, 0});
 }
 
-/* What of one delay is still delayed until then may go. */
-static void delay_over(struct subscription *s, struct delay d) {
+/* What of one delay is still delayed until then may go. An earlier leader, whose
+ * clock was ahead, may have delivered it already: then it comes back first by a
+ * committed return, which makes such a token too late. */
+static void delay_over(struct mailbox *m, struct subscription *s, struct delay d,
+                       struct mailbox_effects *fx) {
     const struct range *r;
     for (uint64_t at = d.first, stop; (r = ranges_from(&s->delayed, at)) && r->first < d.end; at = stop) {
         struct range found = *r;
@@ -254,16 +259,20 @@ static void delay_over(struct subscription *s, struct delay d) {
         stop = found.end < d.end ? found.end : d.end;
         if ((int64_t)found.value.b != d.due)
             continue;
+        if (found.value.a) {
+            deliveries_return(m, s, from, stop, false, 0, NULL, fx);
+            continue;
+        }
         ranges_clear(&s->delayed, from, stop);
         back_add(s, from, stop, true);
     }
 }
 
-void on_delay_due(struct mailbox *m, struct subscription *s) {
+void on_delay_due(struct mailbox *m, struct subscription *s, struct mailbox_effects *fx) {
     if (m->limbo) /* an earlier leader's clock may have been ahead: limbo_end looks again */
         return;
     while (s->delays_count && s->delays[0].due <= log_time(m))
-        delay_over(s, delay_pop(s));
+        delay_over(m, s, delay_pop(s), fx);
     delay_arm(m, s);
     dispatch_touch(s);
 }
@@ -297,7 +306,7 @@ void deliveries_back(struct mailbox *m, struct subscription *s, uint64_t first, 
         if (due > log_time(m)) {
             if (!counted)
                 keys_wait(s, at, stop);
-            delay_add(m, s, at, stop, due);
+            delay_add(m, s, at, stop, due, false);
         } else {
             back_add(s, at, stop, counted);
         }

@@ -235,7 +235,7 @@ static void timer_run(struct mailbox *m, struct heap_node *n, struct mailbox_eff
         on_grace_over(m, OWNER_OF(n, struct consumer, timer), fx);
         break;
     case TIMER_DELAY:
-        on_delay_due(m, OWNER_OF(n, struct subscription, delay_timer));
+        on_delay_due(m, OWNER_OF(n, struct subscription, delay_timer), fx);
         break;
     case TIMER_LINGER:
         on_linger(m, OWNER_OF(n, struct subscription, linger_timer), fx);

@@ -184,7 +184,7 @@ struct subscription {
     /* the leader's */
     struct ranges leases;  /* span_lease, span_state */
     struct ranges back;    /* returned, may be delivered again; value a: its key counts it as waiting */
-    struct ranges delayed; /* counted by its key as waiting; value b: due */
+    struct ranges delayed; /* counted by its key as waiting; value a: inherited, b: due */
     struct delay *delays;  /* a heap by due; entries may be stale */
     size_t delays_count, delays_capacity, delays_limit;
     uint64_t returning;         /* messages in SPAN_RETURNING */
@@ -445,8 +445,10 @@ void deliveries_return(struct mailbox *m, struct subscription *s, uint64_t first
 /* The return of [first, end) is committed: to be delivered again from `due` on. */
 void deliveries_back(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due);
 void back_clear(struct subscription *s, uint64_t first, uint64_t end); /* out of back and delayed */
-void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due);
-void on_delay_due(struct mailbox *m, struct subscription *s);
+/* inherited: an earlier epoch may have delivered it. */
+void delay_add(struct mailbox *m, struct subscription *s, uint64_t first, uint64_t end, int64_t due,
+               bool inherited);
+void on_delay_due(struct mailbox *m, struct subscription *s, struct mailbox_effects *fx);
 int64_t log_time(const struct mailbox *m);
 
 /* dispatch.c */

@@ -64,7 +64,7 @@ void subscription_lead(struct mailbox *m, struct subscription *s) {
         if (mark.intent || mark.due <= log_time(m))
             continue;
         keys_wait(s, r->first, stop);
-        delay_add(m, s, r->first, stop, mark.due);
+        delay_add(m, s, r->first, stop, mark.due, true);
     }
     dispatch_touch(s);
 }

@@ -252,6 +252,48 @@ static bool batch_wanted(struct model *m, const struct model_batch *b) {
     return false;
 }
 
+static void check_apart(const struct ranges *x, const struct ranges *y, const char *what) {
+    const struct range *r;
+    for (uint64_t at = 0; (r = ranges_from(x, at)); at = r->end)
+        cr_assert(zero(u64, ranges_covered(y, r->first, r->end)), "offsets %d to %d are %s", (int)r->first,
+                  (int)r->end, what);
+}
+
+/* Set aside: neither leased nor to come back, though it may be settled. */
+static void check_parked(const struct subscription *s) {
+    for (const struct key_state *k = s->keys; k; k = k->hh.next)
+        for (size_t i = 0; i < k->parked.count; i++) {
+            uint64_t offset = k->parked.items[k->parked.head + i];
+            bool leased = ranges_has(&s->leases, offset);
+            bool back = ranges_has(&s->back, offset) || ranges_has(&s->delayed, offset);
+            cr_assert(not(leased), "offset %d is set aside and leased", (int)offset);
+            cr_assert(not(back), "offset %d is set aside and comes back", (int)offset);
+        }
+}
+
+static void check_dying(const struct subscription *s) {
+    const struct ranges *maps[] = {&s->settled, &s->leases, &s->back, &s->delayed};
+    const struct range *r;
+    for (uint64_t at = 0; (r = ranges_from(&s->marks, at)); at = r->end)
+        for (size_t i = 0; mark_of(r).intent && i < 4; i++)
+            cr_assert(zero(u64, ranges_covered(maps[i], r->first, r->end)), "dying and more");
+}
+
+void model_check_states(const struct mailbox *replica) {
+    for (size_t i = 0; i < replica->subscriptions_count; i++) {
+        const struct subscription *s = replica->subscriptions[i];
+        check_apart(&s->settled, &s->leases, "settled and leased");
+        check_apart(&s->settled, &s->marks, "settled and marked");
+        check_apart(&s->settled, &s->back, "settled and come back");
+        check_apart(&s->settled, &s->delayed, "settled and delayed");
+        check_apart(&s->leases, &s->back, "leased and come back");
+        check_apart(&s->leases, &s->delayed, "leased and delayed");
+        check_apart(&s->back, &s->delayed, "come back and delayed");
+        check_parked(s);
+        check_dying(s);
+    }
+}
+
 void model_check(struct model *m, const struct mailbox *replica, bool retention) {
     struct subscription_stats t;
     size_t i = 0;

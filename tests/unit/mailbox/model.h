@@ -78,6 +78,9 @@ void model_new_leader(struct model *m); /* nobody holds anything */
 void model_deliver(struct model *m, const struct mailbox_effect *e, int consumer, int64_t stamp);
 /* Each dead letter is stored once at the target, those not dead at most once. */
 void model_check_letters(struct model *m, const uint8_t *stored);
+/* Each offset of a subscription is in one state: settled, leased, come back, delayed,
+ * set aside, dying. */
+void model_check_states(const struct mailbox *replica);
 /* The replica's counters and live batches are the model's. */
 void model_check(struct model *m, const struct mailbox *replica, bool retention);
 struct model_batch *model_batch_at(struct model *m, uint64_t offset);

@@ -30,6 +30,7 @@ enum {
     BATCHES_OPEN_MAX = 4,
     STEPS = 1500,
     DRAIN_STEPS = 20000,
+    CLOCKS_DIFFER_MAX_US = 4000000,
     NONSENSE = 9 /* link of requests that nobody sensible makes */
 };
 
@@ -71,7 +72,7 @@ struct sim {
     struct entry *log;
     size_t log_count, log_capacity, committed;
     uint64_t epoch;
-    usec_t now;
+    usec_t now, skew; /* log time, but for a constant, is now + skew: leaders' clocks differ */
     struct client clients[CONSUMERS];
     struct publisher publishers[MODEL_PRODUCERS];
     struct asked asked[REQUESTS_MAX];
@@ -96,7 +97,7 @@ static bool chance(struct sim *s, unsigned percent) {
 }
 
 static int64_t stamp(const struct sim *s) {
-    return s->now + 1000000000;
+    return s->now + s->skew + 1000000000;
 }
 
 static int client_of(const struct consumer_id *id) {
@@ -328,12 +329,21 @@ static void present(struct sim *s, uint64_t gateway) {
     take(s);
 }
 
+/* Log time goes on from the last stamp at least, but may lie before the last leader's. */
+static void draw_clock(struct sim *s) {
+    s->skew = chance(s, 40) ? 0 : (usec_t)rng_below(&s->rng, CLOCKS_DIFFER_MAX_US) - CLOCKS_DIFFER_MAX_US / 2;
+    int64_t last = mailbox_last_stamp(lead(s));
+    if (stamp(s) < last)
+        s->skew += last - stamp(s);
+}
+
 static void start_leading(struct sim *s) {
     static const uint64_t gateways[] = {1, 2};
     for (int i = 0; i < CONSUMERS; i++)
         s->clients[i].attached = false;
     s->letters_count = 0;
     s->presenting = 3;
+    draw_clock(s);
     model_new_leader(s->model);
     mailbox_lead(lead(s), s->epoch, gateways, GATEWAYS, 600000, s->now, stamp(s), &s->fx);
     mailbox_allow(lead(s), USEC_NEVER, s->now, &s->fx);
@@ -594,6 +604,8 @@ static void step(struct sim *s) {
             follow(s, r, s->applied[r] + rng_below(&s->rng, s->committed - s->applied[r] + 1));
     } else
         rare(s);
+    if (n % 4 == 0)
+        model_check_states(lead(s));
 }
 
 /* ---- a run ---- */

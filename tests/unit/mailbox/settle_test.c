@@ -98,6 +98,74 @@ Test(settle, a_new_leader_keeps_a_delay) {
     world_close(&w);
 }
 
+/* 0 came back with a delay, was delivered again to A under number 1, and is delayed
+ * for the next leader, whose clock is 3 s behind. */
+static void open_behind(struct world *w, const struct mailbox_settings *settings) {
+    open_leased(w, settings, 1);
+    w->now += 5 * USEC_S;
+    world_settle_with(
+        w, 'A', (struct mailbox_settlement){.kind = SETTLE_NACK, .count = 1, .epoch = 1, .delay = USEC_S});
+    world_wait(w, USEC_S);
+    world_credit(w, 'A', 1);
+    w->now -= 3 * USEC_S;
+    world_fail_over(w, gateways, 2);
+    cr_expect(eq(u64, world_stats(w).delayed, 1));
+    world_forget(w);
+}
+
+static void settle_inherited(struct world *w, enum settle_kind kind) {
+    world_settle_with(
+        w, 'A', (struct mailbox_settlement){.kind = kind, .count = 1, .epoch = 1, .delivery_number = 1});
+}
+
+Test(settle, what_seems_delayed_may_be_settled_by_who_had_it) {
+    static const enum settle_kind kinds[] = {SETTLE_ACK, SETTLE_NACK, SETTLE_REJECT, SETTLE_RELEASE};
+    for (size_t i = 0; i < 4; i++) {
+        struct world w = {0};
+        open_behind(&w, NULL);
+        w.hold = true;
+        settle_inherited(&w, kinds[i]);
+        struct subscription_stats t = world_stats(&w);
+        cr_expect(eq(u64, t.leased, 1));
+        cr_expect(zero(u64, t.delayed));
+        mailbox_presented(w.leader, 1, w.now, &w.fx);
+        mailbox_presented(w.leader, 2, w.now, &w.fx);
+        world_attach(&w, 'B', 1);
+        world_wait(&w, 4 * USEC_S);
+        world_forget(&w);
+        world_credit(&w, 'B', 1);
+        EXPECT(&w, "");
+        world_commit(&w, 9);
+        bool again = kinds[i] == SETTLE_NACK || kinds[i] == SETTLE_RELEASE;
+        const char *got = kinds[i] == SETTLE_NACK ? "settled done\nB gets 0 #2 attempt 3\n"
+                          : again                 ? "settled done\nB gets 0 #2 attempt 2\n"
+                                                  : "dead batch 1\nsettled done\n";
+        EXPECT(&w, got);
+        world_close(&w);
+    }
+}
+
+Test(settle, what_seemed_delayed_comes_back_before_it_is_delivered_again) {
+    static const enum dispatch ways[] = {DISPATCH_ROUND_ROBIN, DISPATCH_EXCLUSIVE, DISPATCH_KEY};
+    for (size_t i = 0; i < 3; i++) {
+        struct world w = {.keys = true};
+        struct mailbox_settings s = world_settings();
+        s.dispatch = ways[i];
+        open_behind(&w, &s);
+        world_wait(&w, USEC_S); /* the gateways are given up */
+        world_attach(&w, 'B', 0);
+        world_wait(&w, 2 * USEC_S);
+        cr_expect(zero(u64, world_stats(&w).delayed));
+        settle_inherited(&w, SETTLE_ACK);
+        world_forget(&w);
+        world_credit(&w, 'B', 1);
+        EXPECT(&w, "B gets 0 #2 attempt 2\n");
+        settle_inherited(&w, SETTLE_ACK);
+        EXPECT(&w, "settled too-late\n");
+        world_close(&w);
+    }
+}
+
 Test(settle, a_lease_runs_out_unless_extended) {
     struct world w = {0};
     open_leased(&w, NULL, 4);
