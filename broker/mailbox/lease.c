@@ -312,3 +312,16 @@ void deliveries_back(struct mailbox *m, struct subscription *s, uint64_t first, 
         }
     }
 }
+
+bool mailbox_delivery_stands(const struct mailbox *m, const struct mailbox_effect *e) {
+    const struct subscription *s = m->leading ? subscription_find(m, e->deliver.subscription) : NULL;
+    uint64_t at = e->deliver.first_offset, end = at + e->deliver.count;
+    const struct range *r;
+    for (; s && (r = ranges_from(&s->leases, at)) && r->first < end; at = r->end) {
+        const struct lease *l = span_state(r) == SPAN_LEASED ? span_lease(r) : NULL;
+        if (l && l->consumer && l->epoch == e->deliver.epoch && l->number == e->deliver.delivery_number &&
+            memcmp(&l->consumer->id, &e->deliver.consumer, sizeof l->consumer->id) == 0)
+            return true;
+    }
+    return false;
+}

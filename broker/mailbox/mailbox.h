@@ -292,6 +292,9 @@ void mailbox_presented(struct mailbox *m, uint64_t gateway, usec_t now, struct m
 void mailbox_settle(struct mailbox *m, struct mailbox_origin origin, const struct consumer_id *consumer,
                     const char *subscription, const struct mailbox_settlement *items, size_t count,
                     usec_t now, int64_t stamp, struct mailbox_effects *fx);
+/* A DELIVER effect whose bytes are at hand only now: is any of it still leased so?
+ * If its time has run out in the queue there is nothing to deliver any more. */
+bool mailbox_delivery_stands(const struct mailbox *m, const struct mailbox_effect *deliver);
 /* How many partitions the dead-letter mailbox has now (0: not known): the next dead
  * letters go to partition (our number mod that), so that those of a partition stay in
  * order. What is dying already goes where its intent says. */

@@ -64,35 +64,6 @@ static struct body *body_of(struct hosted *h, const struct mailbox_effect *e) {
     return e->deliver.body ? e->deliver.body : deliver_body(h, e->deliver.batch_index);
 }
 
-static void send_waiting(struct hosted *h) {
-    while (h->runs_count > 0) {
-        struct waiting_run *w = &h->runs[h->runs_head];
-        struct body *batch = body_of(h, &w->effect);
-        if (!batch) {
-            if (!h->reading) {
-                h->reading = true;
-                read_batch(h, w->effect.deliver.batch_index);
-            }
-            return;
-        }
-        w->effect.deliver.subscription = w->subscription;
-        send_run(h, &w->effect, batch);
-        body_drop(w->effect.deliver.body);
-        h->runs_head = (h->runs_head + 1) % h->runs_capacity;
-        h->runs_count--;
-    }
-}
-
-void deliver_run(struct hosted *h, const struct mailbox_effect *e) {
-    struct body *batch = h->runs_count == 0 ? body_of(h, e) : NULL;
-    if (batch) {
-        send_run(h, e, batch);
-        return;
-    }
-    push_run(h, e);
-    send_waiting(h);
-}
-
 /* The run was paid for with credit, and nothing of it is left to deliver. */
 static void give_back(struct hosted *h, const struct waiting_run *w) {
     const struct mailbox_effect *e = &w->effect;
@@ -106,6 +77,47 @@ static void give_back(struct hosted *h, const struct waiting_run *w) {
                                                                               .credit = e->deliver.count}});
 }
 
+static void pop_run(struct hosted *h) {
+    body_drop(h->runs[h->runs_head].effect.deliver.body);
+    h->runs_head = (h->runs_head + 1) % h->runs_capacity;
+    h->runs_count--;
+}
+
+/* A lease counts from when it was given: one that ran out behind slow reads is not
+ * sent, nor read for. Otherwise a disk slower than the ack timeout would deliver all
+ * too late, again and again. */
+static void send_waiting(struct hosted *h) {
+    while (h->runs_count > 0) {
+        struct waiting_run *w = &h->runs[h->runs_head];
+        w->effect.deliver.subscription = w->subscription;
+        if (!mailbox_delivery_stands(h->partition->mailbox, &w->effect)) {
+            give_back(h, w);
+            pop_run(h);
+            continue;
+        }
+        struct body *batch = body_of(h, &w->effect);
+        if (!batch) {
+            if (!h->reading) {
+                h->reading = true;
+                read_batch(h, w->effect.deliver.batch_index);
+            }
+            return;
+        }
+        send_run(h, &w->effect, batch);
+        pop_run(h);
+    }
+}
+
+void deliver_run(struct hosted *h, const struct mailbox_effect *e) {
+    struct body *batch = h->runs_count == 0 ? body_of(h, e) : NULL;
+    if (batch) {
+        send_run(h, e, batch);
+        return;
+    }
+    push_run(h, e);
+    send_waiting(h);
+}
+
 /* A batch that cannot be read: its leases run out and come back; by then the
  * partition is marked damaged and another replica leads. One that was settled
  * meanwhile is not missed. */
@@ -113,9 +125,7 @@ static void drop_runs(struct hosted *h, uint64_t index, bool settled) {
     while (h->runs_count > 0 && h->runs[h->runs_head].effect.deliver.batch_index == index) {
         if (settled)
             give_back(h, &h->runs[h->runs_head]);
-        body_drop(h->runs[h->runs_head].effect.deliver.body);
-        h->runs_head = (h->runs_head + 1) % h->runs_capacity;
-        h->runs_count--;
+        pop_run(h);
     }
 }
 
