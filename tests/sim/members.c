@@ -91,22 +91,28 @@ static bool out(struct sim *s, int node) {
     return p && !controller_voter(p, sim_controller(s, node)->self);
 }
 
+/* Removed under the identity it runs with: nothing but new hardware brings it back. */
+static bool shut_out(struct sim *s, int node, const struct metadata_node *n) {
+    struct process *own = sim_controller(s, node);
+    return n->state == NODE_LEFT && own->up && out(s, node) && n->info.controller == own->self;
+}
+
+/* Looked at to the end: what was asked of a leader that is gone may yet be committed,
+ * and remove it another time. Once it came again nobody wants it out, drained or not. */
 static void on_remove(struct sim *s, struct event *e) {
     int node = (int)e->a;
     bool again = e->b, give_up = s->calm;
     const struct metadata_node *n = node_now(s, node);
-    if (n && n->state == NODE_ALIVE && again)
-        return;
     struct event *next = sim_at(s, s->now + ASK_US, on_remove);
     next->a = (uint64_t)node;
     next->b = again;
-    if (!n || (give_up && n->state == NODE_ALIVE)) /* looked at still: what was asked of a leader that */
-        return;                                    /* is gone may yet be committed */
-    if (n->state != NODE_LEFT) {
-        members_set_state(s, node, give_up ? NODE_ALIVE : NODE_LEFT);
-    } else if (!again && out(s, node) && n->info.controller == sim_controller(s, node)->self) {
+    if (!n)
+        return;
+    if (shut_out(s, node, n)) {
         next->b = true;
         come_again(s, node);
+    } else if (!again && n->state != NODE_LEFT && !(give_up && n->state == NODE_ALIVE)) {
+        members_set_state(s, node, give_up ? NODE_ALIVE : NODE_LEFT);
     }
 }
 
