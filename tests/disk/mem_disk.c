@@ -10,10 +10,6 @@
 
 enum { SECTOR = 512, NAME_MAX_BYTES = 64 };
 
-struct range {
-    size_t from, to;
-};
-
 struct inode {
     uint8_t *data, *synced; /* same capacity */
     size_t size, synced_size, capacity;
@@ -21,7 +17,6 @@ struct inode {
     unsigned handles;
     bool named; /* scratch of sweep() */
     bool sync_due;
-    struct range recent[2]; /* synced last: what only a later flush proves */
     struct inode *next;
 };
 
@@ -155,11 +150,8 @@ static void inode_dirty(struct inode *i, size_t from, size_t to) {
 }
 
 static void inode_sync(struct inode *i) {
-    if (i->dirty_to > i->dirty_from) {
+    if (i->dirty_to > i->dirty_from)
         put(i->synced + i->dirty_from, i->data + i->dirty_from, i->dirty_to - i->dirty_from);
-        i->recent[1] = i->recent[0];
-        i->recent[0] = (struct range){i->dirty_from, i->dirty_to};
-    }
     i->synced_size = i->size;
     i->dirty_from = i->dirty_to = 0;
     i->sync_due = false;
@@ -448,22 +440,17 @@ void mem_disk_wipe(struct mem_disk *m) {
     sweep(m);
 }
 
-/* Nobody can tell bad bytes at a journal's end from a torn write (broker/journal/README.md). */
-static bool unproven(const struct inode *i, size_t at) {
-    for (size_t k = 0; k < 2; k++)
-        if (at >= i->recent[k].from && at < i->recent[k].to)
-            return true;
-    return at >= i->dirty_from && at < i->dirty_to;
-}
-
-bool mem_disk_flip(struct mem_disk *m, struct rng *rng) {
+bool mem_disk_flip(struct mem_disk *m, struct rng *rng, mem_disk_may may, void *ctx) {
     if (!m->now.count)
         return false;
     for (int tries = 0; tries < 200; tries++) {
-        struct inode *i = m->now.items[rng_below(rng, m->now.count)].inode;
+        const struct name *name = &m->now.items[rng_below(rng, m->now.count)];
+        struct inode *i = name->inode;
         size_t at = i->size ? (size_t)rng_below(rng, i->size) : 0;
-        if (!i->size || !i->data[at] || unproven(i, at))
+        if (!i->size || !i->data[at] || (at >= i->dirty_from && at < i->dirty_to))
             continue; /* zeros are mostly space not yet used */
+        if (!may(ctx, name->text, at))
+            continue;
         i->data[at] ^= (uint8_t)(1u << rng_below(rng, 8));
         i->synced[at] = i->data[at];
         return true;
@@ -515,6 +502,14 @@ uint8_t *mem_disk_bytes(struct mem_disk *m, const char *name, size_t *size) {
         return NULL;
     *size = m->now.items[n].inode->size;
     return m->now.items[n].inode->data;
+}
+
+const uint8_t *mem_disk_synced(const struct mem_disk *m, const char *name, size_t *size) {
+    size_t n = name_find(&m->now, name);
+    if (n == m->now.count)
+        return NULL;
+    *size = m->now.items[n].inode->synced_size;
+    return m->now.items[n].inode->synced;
 }
 
 void mem_disk_truncate(struct mem_disk *m, const char *name, size_t size) {

@@ -35,9 +35,10 @@ uint64_t mem_disk_used(const struct mem_disk *m);
 void mem_disk_fail_after(struct mem_disk *m, int n);
 /* All files are gone, synced or not. */
 void mem_disk_wipe(struct mem_disk *m);
-/* One bit somewhere in what is written and synced turns over, but not in what the last two
- * syncs of a file wrote; false: there is nothing. */
-bool mem_disk_flip(struct mem_disk *m, struct rng *rng);
+typedef bool (*mem_disk_may)(void *ctx, const char *name, size_t at);
+/* One bit somewhere in what is written and synced turns over, in the byte `may` said
+ * yes of last; false: there is nothing. */
+bool mem_disk_flip(struct mem_disk *m, struct rng *rng, mem_disk_may may, void *ctx);
 
 /* A deep copy of all files, as they are now. */
 struct mem_disk *mem_disk_copy(const struct mem_disk *m);
@@ -45,6 +46,8 @@ size_t mem_disk_count(const struct mem_disk *m);
 const char *mem_disk_name(const struct mem_disk *m, size_t i);
 /* The bytes of a file, to look at and to spoil; NULL: no such file. */
 uint8_t *mem_disk_bytes(struct mem_disk *m, const char *name, size_t *size);
+/* Of them what is synced, as a power loss would leave it at worst. NULL: no such file. */
+const uint8_t *mem_disk_synced(const struct mem_disk *m, const char *name, size_t *size);
 void mem_disk_truncate(struct mem_disk *m, const char *name, size_t size);
 void mem_disk_delete(struct mem_disk *m, const char *name);
 void mem_disk_put(struct mem_disk *m, const char *name, const void *data, size_t size);

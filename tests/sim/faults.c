@@ -315,10 +315,9 @@ static void do_bit_flip(struct sim *s) {
         sim_chance(dice(s), 7500)
             ? sim_shard(s, s->swarm.victim, (int)rng_below(dice(s), (uint64_t)s->shards_per_node))
             : sim_controller(s, s->swarm.victim);
-    if (!mem_disk_flip(p->disk, dice(s)))
+    if (!flips_one(p))
         return;
     sim_count(s, FAULT_bit_flip);
-    sim_trace(s, "%s disk: a bit flips", p->name);
     if (s->swarm.theme == THEME_damage && sim_chance(dice(s), 5000))
         process_kill(p, "killed, to find it");
 }

@@ -647,6 +647,9 @@ bool power_may_lose(struct sim *s, uint64_t partition);
 void power_settled(struct sim *s, uint64_t partition);
 void power_free(struct sim *s);
 
+/* ---- flips.c ---- */
+bool flips_one(struct process *p); /* a bit of its disk turns over; false: none there may */
+
 /* ---- faults.c ---- */
 void faults_start(struct sim *s);
 void faults_new_leader(struct process *p);                  /* a shard begins to lead something */

@@ -378,10 +378,10 @@ bool process_open_journal(struct process *p, uint8_t batch_type) {
     }
     p->self = recovered.identity;
     p->starts = recovered.start;
-    sim_trace(p->sim, "%s journal: start %llu, %zu partitions, %zu segments%s%s%s", p->name,
+    sim_trace(p->sim, "%s journal: start %llu, %zu partitions, %zu segments, %llu bytes cut%s%s%s", p->name,
               (unsigned long long)recovered.start, recovered.partitions, recovered.segments,
-              recovered.created ? ", new" : "", recovered.lost ? ", LOST" : "",
-              recovered.damaged ? ", DAMAGED" : "");
+              (unsigned long long)recovered.torn_bytes, recovered.created ? ", new" : "",
+              recovered.lost ? ", LOST" : "", recovered.damaged ? ", DAMAGED" : "");
     return true;
 }
 
