@@ -250,16 +250,17 @@ static void drop_unhosted(struct shard_link *l, uint64_t partition, uint64_t epo
     struct shard *s = l->shard;
     struct journal_partition jp = {0};
     bool known = journal_get(s->journal, partition, &jp) && !jp.dropped;
-    if (known && jp.promise > epoch)
-        return; /* it has promised higher: the newer controller decides */
-    if (known) {
+    bool higher = known && jp.promise > epoch; /* it has promised higher: a drop must be above that */
+    if (known && !higher) {
         journal_write_drop(s->journal, partition, epoch);
         shard_say(s, false, "partition %" PRIu64 " dropped at epoch %" PRIu64 ", not opened since the start",
                   partition, epoch);
     }
     s->calls->reports(l,
-                      &(struct control_report){
-                          .partition = partition, .kind = CONTROL_DROPPED, .from = s->self, .epoch = epoch},
+                      &(struct control_report){.partition = partition,
+                                               .kind = higher ? CONTROL_SUPERSEDED : CONTROL_DROPPED,
+                                               .from = s->self,
+                                               .epoch = higher ? jp.promise : epoch},
                       1);
 }
 
