@@ -123,6 +123,18 @@ void group_stop_leading(struct core *c) {
     requests_lost(c);
 }
 
+/* That very disk answers. Its node may count as alive for other reasons: its shards are
+ * up, or its controller is back with another disk, which is not yet committed. Who has
+ * left is judged by nobody any more, and votes until it is taken out. */
+static bool voter_alive(struct core *c, const struct metadata_node *n) {
+    const struct peer *p = controllers_named(c, n->info.name);
+    if (n->info.controller == c->self)
+        return true;
+    return p && p->up && p->member == n->info.controller &&
+           (n->state == NODE_LEFT ||
+            detector_process(c->detector, n->id, DETECTOR_CONTROLLER) == DETECTOR_UP);
+}
+
 /* One voter at a time, once the one before is settled. */
 static void change_voters(struct core *c) {
     struct election_candidate all[CANDIDATES_MAX];
@@ -137,11 +149,10 @@ static void change_voters(struct core *c) {
         usec_t since = detector_dead_since(c->detector, n->id);
         bool own = n->info.controller == c->self;
         bool dead = !own && since != USEC_NEVER;
-        all[count] =
-            (struct election_candidate){.member = n->info.controller,
-                                        .alive = own || detector_node(c->detector, n->id) == DETECTOR_UP,
-                                        .replace = dead && now - since >= c->config->replace_after,
-                                        .left = n->state == NODE_LEFT};
+        all[count] = (struct election_candidate){.member = n->info.controller,
+                                                 .alive = voter_alive(c, n),
+                                                 .replace = dead && now - since >= c->config->replace_after,
+                                                 .left = n->state == NODE_LEFT};
         if (own && count > 0) { /* the last of the list is taken out first: never the leader */
             struct election_candidate first = all[0];
             all[0] = all[count];

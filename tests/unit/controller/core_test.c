@@ -112,6 +112,35 @@ Test(controller_core, a_voter_that_stays_dead_is_replaced) {
     world_free(w);
 }
 
+/* Its shards live on, so its node counts as alive for a while: as a voter it does not. */
+Test(controller_core, a_voter_whose_controller_is_gone_is_not_left_to_be_half_of_two) {
+    struct world *w = world_new(4);
+    world_form(w);
+    struct host *leader = world_leader(w), *spare = NULL, *gone = NULL, *leaves = NULL;
+    cr_assert_not_null(leader);
+    for (int i = 0; i < 4; i++) {
+        struct host *h = &w->hosts[i];
+        if (!votes(leader, h))
+            spare = h;
+        else if (h != leader)
+            *(gone ? &leaves : &gone) = h;
+    }
+    cr_assert(spare && gone && leaves);
+    world_kill(w, gone->index);
+    world_shard(w, gone->index, 1001 + (member_t)gone->index);
+    world_run(w, 100 * USEC_MS);
+    uint32_t id = metadata_node_named(leader->core.metadata, gone->config.node)->id;
+    cr_assert_eq(detector_node(leader->core.detector, id), DETECTOR_UP);
+    struct command command = {.type = COMMAND_NODE_STATE, .node_state = {.state = NODE_LEFT}};
+    strcpy(command.node_state.name, leaves->config.node);
+    world_request(leader, 1, &command, w->now + USEC_S);
+    world_run(w, 2 * USEC_S);
+    cr_expect_eq(world_leader(w), leader, "it still has a majority");
+    cr_expect(votes(leader, spare));
+    cr_expect_not(votes(leader, leaves));
+    world_free(w);
+}
+
 /* ---- requests ---- */
 
 Test(controller_core, a_request_is_passed_on_to_who_leads) {
