@@ -25,6 +25,13 @@ static bool slow(struct sim *s) {
     return s->swarm.theme == THEME_leaders || s->swarm.theme == THEME_leases;
 }
 
+/* Each partition has its share of a limit; what is larger is refused for ever. The
+ * client library splits such batches, the publishers here do not. */
+static uint64_t room(const struct box *b) {
+    uint64_t least = (uint64_t)b->settings.partitions * BATCH_MESSAGES_SIM_MAX;
+    return least > 10 ? least : 10;
+}
+
 /* Where the others' dead letters go, limits, expiry. */
 static void draw_policy(struct sim *s, struct box *b, int i) {
     if (s->clients->letters && i == 0) {
@@ -35,7 +42,7 @@ static void draw_policy(struct sim *s, struct box *b, int i) {
         strcpy(b->settings.dead_letter, "box0");
         b->settings.max_deliveries = 1 + (uint32_t)rng_below(&s->work, 6);
     } else if (sim_chance(&s->work, theme(s, 1500, 4000))) {
-        b->settings.max_messages = 10 + rng_below(&s->work, s->swarm.theme == THEME_big ? 400 : 60);
+        b->settings.max_messages = room(b) + rng_below(&s->work, s->swarm.theme == THEME_big ? 400 : 60);
         b->settings.overflow = (enum overflow)rng_below(&s->work, 2);
         b->exact = b->settings.overflow == OVERFLOW_REJECT;
     } else if (sim_chance(&s->work, theme(s, 1000, 3000))) {

@@ -349,14 +349,14 @@ static void do_wipe(struct sim *s) {
     }
 }
 
-/* Again and again, until it is so: nobody may lead just now. */
+/* Again and again, until it is so: nobody may lead just now. Once calm looked at to the
+ * end: what was asked of a controller may be committed long after. */
 static void on_resume(struct sim *s, struct event *e) {
     struct process *p = sim_leading_controller(s);
     const struct metadata_node *n =
         p ? metadata_node_named(controller_metadata(p), s->nodes[e->a].name) : NULL;
-    if (n && n->state != NODE_DRAINING && s->now > (usec_t)e->b)
-        return;
-    if (!n || n->state == NODE_DRAINING)
+    bool late = s->now > (usec_t)e->b && !s->calm; /* it may be drained for another reason */
+    if (!late && (!n || n->state == NODE_DRAINING))
         members_set_state(s, (int)e->a, NODE_ALIVE);
     struct event *again = sim_at(s, s->now + 200 * USEC_MS, on_resume);
     again->a = e->a;
