@@ -9,9 +9,9 @@
 
 enum {
     SUSPEND_LULL_US = 100000,
-    DRAIN_SLOW_US = 3000000, /* so late a drain may still be committed */
-    BRIEF_OF_10000 = 4000,   /* leaders that die soon, in worlds about leaders */
-    BRIEF_US_MAX = 10000,    /* and four syncs */
+    DRAIN_SLOW_US = 10000000, /* so late a drain may still be committed */
+    BRIEF_OF_10000 = 4000,    /* leaders that die soon, in worlds about leaders */
+    BRIEF_US_MAX = 10000,     /* and four syncs */
     ROOM_LOOKS = 400,
     ROOM_LOOK_US = 500
 };
