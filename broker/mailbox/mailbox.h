@@ -220,6 +220,8 @@ bool mailbox_restore(struct mailbox *m, struct decoder *d);
 /* Log indexes of batches still needed, ascending; malloc'ed, the caller frees. */
 uint64_t *mailbox_live(const struct mailbox *m, size_t *count);
 bool mailbox_batch_live(const struct mailbox *m, uint64_t index);
+/* Log index of the batch that holds the offset; 0: it is not there any more, or yet. */
+uint64_t mailbox_batch_index(const struct mailbox *m, uint64_t offset);
 uint64_t mailbox_next_offset(const struct mailbox *m);
 int64_t mailbox_last_stamp(const struct mailbox *m);
 

@@ -26,6 +26,11 @@ bool mailbox_batch_live(const struct mailbox *m, uint64_t index) {
     return low < b->head + b->count && b->items[low].index == index && !b->items[low].dead;
 }
 
+uint64_t mailbox_batch_index(const struct mailbox *m, uint64_t offset) {
+    const struct batch_record *b = batches_at(&m->batches, offset);
+    return b && offset - b->base < b->count ? b->index : 0;
+}
+
 void mailbox_stats(const struct mailbox *m, struct mailbox_stats *out) {
     const struct batch_record *oldest = batches_from(&m->batches, 0);
     *out = (struct mailbox_stats){.messages = m->messages,

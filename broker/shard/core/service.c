@@ -64,6 +64,40 @@ void service_on_publish(struct shard_link *l, uint64_t partition, uint64_t reque
 
 /* ---- consumers ---- */
 
+/* Durability written: an epoch may begin from less than was committed, and give the
+ * offsets of what was lost to other messages. A token from before such a message was
+ * in the log does not speak of it: it is made one that matches nothing. */
+enum { NO_DELIVERY = UINT32_MAX };
+
+static bool before_the_message(const struct hosted *h, uint64_t epoch, uint64_t first, uint32_t count) {
+    const struct replica *r = h->partition->replica;
+    if (epoch >= replica_epoch(r) || count == 0)
+        return false;
+    uint64_t index = mailbox_batch_index(h->partition->mailbox, first + count - 1);
+    return index && replica_epoch_at(r, index) > epoch;
+}
+
+static struct mailbox_hold *holds_of(const struct hosted *h, const struct mailbox_hold *held, size_t count) {
+    struct mailbox_hold *out = xcalloc(count, sizeof *out);
+    for (size_t i = 0; i < count; i++) {
+        out[i] = held[i];
+        if (before_the_message(h, held[i].epoch, held[i].first_offset, held[i].count))
+            out[i].delivery_number = NO_DELIVERY;
+    }
+    return out;
+}
+
+static struct mailbox_settlement *items_of(const struct hosted *h, const struct mailbox_settlement *items,
+                                           size_t count) {
+    struct mailbox_settlement *out = xcalloc(count, sizeof *out);
+    for (size_t i = 0; i < count; i++) {
+        out[i] = items[i];
+        if (before_the_message(h, items[i].epoch, items[i].first_offset, items[i].count))
+            out[i].delivery_number = NO_DELIVERY;
+    }
+    return out;
+}
+
 void service_on_attach(struct shard_link *l, const struct shard_attach *m) {
     struct shard *s = l->shard;
     struct hosted *h = service_leader(s, m->partition);
@@ -79,8 +113,10 @@ void service_on_attach(struct shard_link *l, const struct shard_attach *m) {
         return;
     struct mailbox *box = h->partition->mailbox;
     struct mailbox_effects *fx = &h->partition->mailbox_effects;
-    mailbox_still_held(box, &m->consumer, m->subscription, m->held, m->held_count, now, fx);
-    mailbox_hold(box, &m->consumer, m->subscription, m->held, m->held_count, now, fx);
+    struct mailbox_hold *held = holds_of(h, m->held, m->held_count);
+    mailbox_still_held(box, &m->consumer, m->subscription, held, m->held_count, now, fx);
+    mailbox_hold(box, &m->consumer, m->subscription, held, m->held_count, now, fx);
+    free(held);
     if (m->credit)
         mailbox_credit(box, &m->consumer, m->subscription, m->credit, now, fx);
     partition_run(h->partition, now);
@@ -124,8 +160,12 @@ void service_on_settle(struct shard_link *l, uint64_t partition, uint64_t reques
     if (!h)
         return; /* the gateway asks the new leader: it keeps what is not answered */
     shard_touch(h);
+    struct mailbox_settlement *own = NULL;
+    if (h->settings.durability == DURABILITY_WRITTEN)
+        items = own = items_of(h, items, count);
     mailbox_settle(h->partition->mailbox, (struct mailbox_origin){l->id, request}, consumer, subscription,
                    items, count, now, partition_stamp(h->partition, now), &h->partition->mailbox_effects);
+    free(own);
     partition_run(h->partition, now);
 }
 
