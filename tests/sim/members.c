@@ -77,6 +77,7 @@ void members_join(struct sim *s) {
 
 /* Empty, as new hardware under the old name. */
 static void come_again(struct sim *s, int node) {
+    s->nodes[node].going = false;
     sim_count(s, FAULT_remove);
     sim_trace(s, "%s is removed, and comes again empty", s->nodes[node].name);
     node_power_off(s, node, sim_between(&s->rng, 10 * USEC_MS, s->swarm.outage_max));
@@ -116,11 +117,12 @@ static void on_remove(struct sim *s, struct event *e) {
     }
 }
 
+/* Who is asked to go is gone at some time, though it may be alive in between. */
 static uint32_t nodes_in(struct sim *s) {
     uint32_t in = 0;
     for (int i = 0; i < s->nodes_count; i++) {
         const struct metadata_node *n = node_now(s, i);
-        in += n && n->state == NODE_ALIVE;
+        in += n && n->state == NODE_ALIVE && !s->nodes[i].going;
     }
     return in;
 }
@@ -131,7 +133,7 @@ void members_remove(struct sim *s) {
     if (!n || n->state != NODE_ALIVE || nodes_in(s) < REMOVE_NODES_MIN || s->nodes[node].removed)
         return;
     sim_trace(s, "%s shall be removed", s->nodes[node].name);
-    s->nodes[node].removed = true;
+    s->nodes[node].removed = s->nodes[node].going = true;
     members_set_state(s, node, NODE_DRAINING);
     sim_at(s, s->now + ASK_US, on_remove)->a = (uint64_t)node;
 }

@@ -392,6 +392,7 @@ struct process {
 struct node {
     char name[SIM_NAME_BYTES];
     bool on;
+    bool going;         /* asked to go, and not yet back as a newcomer */
     bool joins, joined; /* not of `initial`: starts later and asks to be taken in */
     bool removed;       /* it was to be, once */
     uint64_t boots;
