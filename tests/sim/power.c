@@ -61,11 +61,15 @@ static void begin(struct sim *s) {
     s->power->lost = xcalloc(s->partitions_max + 1, sizeof(bool));
 }
 
+static bool written(struct sim *s, uint64_t partition) {
+    const struct box *b = clients_box_of(s, partition);
+    return b && b->settings.durability == DURABILITY_WRITTEN;
+}
+
 /* Before the processes end: they know the newest records. */
 void power_lost(struct sim *s, struct process *p) {
     for (uint64_t k = 1; p->kind == PROCESS_SHARD && k <= s->partitions_max; k++) {
-        const struct box *b = clients_box_of(s, k);
-        if (!b || b->settings.durability != DURABILITY_WRITTEN)
+        if (!written(s, k))
             continue;
         if (!s->power)
             begin(s);
@@ -85,10 +89,15 @@ bool power_may_lose(struct sim *s, uint64_t partition) {
     return s->power && (s->power->lost[partition] || any_majority_shaky(s, partition));
 }
 
-/* An epoch has begun: what it has is not lost by what was before. */
+/* An epoch has begun: what it has is not lost by what was before. Its record is kept:
+ * when the power goes, all who know it may be dead already. */
 void power_settled(struct sim *s, uint64_t partition) {
-    if (s->power)
-        s->power->lost[partition] = any_majority_shaky(s, partition);
+    if (!partition)
+        return;
+    if (!s->power)
+        begin(s);
+    newest(s, partition);
+    s->power->lost[partition] = any_majority_shaky(s, partition);
 }
 
 void power_free(struct sim *s) {
