@@ -52,7 +52,7 @@
     X(lease_not_waited, "a new leader waits out the old one's lease: a message is at two consumers at once")        \
     X(lease_unconfirmed, "a leader delivers while a majority confirms it: one cut off goes on delivering")          \
     X(fences_ignored, "who promised a newer epoch confirms no older leader: one cut off goes on delivering")        \
-    X(fences_known_leader, "all peers hear of a promise: a leader the replica has not heard of goes on delivering") \
+    X(fences_not_told, "a promise is told to all peers at once: a deposed leader goes on delivering")        \
     X(fences_not_repeated, "a new link and a new process tell the promises again: a deposed leader goes on delivering") \
     X(inherited_at_once, "what an earlier epoch delivered waits for its consumers' word: they see it twice")        \
     X(old_token_taken, "a settlement by an old token is refused: an ack undoes somebody else's delivery")           \

@@ -13,6 +13,7 @@
 #include "base/crc.h"
 #include "base/xalloc.h"
 #include "check.h"
+#include "kept.h"
 
 struct log *check_log(struct sim *s, uint64_t partition) {
     CHECK(partition <= s->partitions_max);
@@ -364,6 +365,8 @@ static void sent_one(struct process *p, uint64_t partition, const struct box *b,
 static void sent(struct process *p, uint64_t partition, const struct mailbox_effect *e) {
     const struct box *b = clients_box_of(p->sim, partition);
     int k = b ? clients_subscription(b, e->deliver.subscription) : -1;
+    for (uint32_t i = 0; k >= 0 && i < e->deliver.count; i++)
+        kept_delivers(p, partition, k, e->deliver.first_offset + i, e->deliver.epoch);
     if (k < 0 || (b->settings.dispatch != DISPATCH_EXCLUSIVE && b->settings.dispatch != DISPATCH_KEY))
         return;
     for (uint32_t i = 0; i < e->deliver.count; i++)

@@ -20,9 +20,14 @@ static unsigned theme(struct sim *s, unsigned usual, unsigned clients) {
     return s->swarm.theme == THEME_clients ? clients : usual;
 }
 
+/* A leader delivers only to who comes anew. */
+static bool few_at_each(const struct sim *s) {
+    return s->swarm.theme == THEME_leases || s->swarm.theme == THEME_late_fence;
+}
+
 /* Consumers that fall behind, so that a leader has something to deliver. */
 static bool slow(struct sim *s) {
-    return s->swarm.theme == THEME_leaders || s->swarm.theme == THEME_leases;
+    return s->swarm.theme == THEME_leaders || few_at_each(s);
 }
 
 /* Each partition has its share of a limit; what is larger is refused for ever. The
@@ -72,6 +77,12 @@ static void draw_box(struct sim *s, int i) {
         b->settings.durability = DURABILITY_WRITTEN;
         s->swarm.sync_max = sim_between(&s->work, 10 * USEC_MS, 45 * USEC_MS); /* more to lose */
     }
+    if (s->swarm.theme > THEME_big) { /* directed: as most are */
+        b->settings.replicas = 3;
+        b->settings.durability = DURABILITY_SYNCED;
+        if (few_at_each(s)) /* no key stands in the way */
+            b->settings.dispatch = DISPATCH_ROUND_ROBIN;
+    }
     if (b->settings.max_deliveries) /* lost on the way counts too: some die unseen */
         b->exact = false;
     b->wanted = true;
@@ -104,9 +115,9 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
     c->subscription = subscription;
     c->alive = true;
     c->gateway = sim_gateway(s, (int)rng_below(&s->work, (uint64_t)s->nodes_count))->id;
-    if (s->swarm.theme == THEME_leases)
+    if (few_at_each(s))
         c->gateway = sim_gateway(s, i % s->nodes_count)->id;
-    c->credit = 1 + (uint32_t)rng_below(&s->work, s->swarm.theme == THEME_leases ? 4 : 40);
+    c->credit = 1 + (uint32_t)rng_below(&s->work, few_at_each(s) ? 4 : 40);
     c->think_max = sim_between(&s->work, USEC_MS, slow(s) ? 400 * USEC_MS : 40 * USEC_MS);
     c->lazy = sim_chance(&s->work, theme(s, 3000, 6000)) ? theme(s, 60, 200) : 0;
     for (size_t k = 0; k < sizeof c->id.bytes; k++)
@@ -114,7 +125,7 @@ static void draw_consumer(struct sim *s, int i, int box_index, int subscription)
 }
 
 static int consumers_of(struct sim *s) {
-    if (s->swarm.theme == THEME_leases)
+    if (few_at_each(s))
         return s->nodes_count; /* one at each gateway */
     return (slow(s) ? 2 : 1) + (int)rng_below(&s->work, 2);
 }

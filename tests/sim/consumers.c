@@ -275,7 +275,8 @@ static void on_born_again(struct sim *s, struct event *e) {
         c->id.bytes[i] = (uint8_t)rng_next(&s->work);
     c->held_count = 0;
     leave_gateway(c);
-    clients_move(s, &c->gateway);
+    if (s->swarm.theme != THEME_late_fence) /* there each gateway keeps its own */
+        clients_move(s, &c->gateway);
 }
 
 void clients_kill_consumer(struct sim *s) {
@@ -298,7 +299,9 @@ void clients_kill_consumer(struct sim *s) {
     struct event *e =
         sim_at(s,
                s->now + sim_between(&s->rng, 10 * USEC_MS,
-                                    s->swarm.theme == THEME_leases ? 200 * USEC_MS : 2 * USEC_S),
+                                    s->swarm.theme == THEME_leases || s->swarm.theme == THEME_late_fence
+                                        ? 200 * USEC_MS
+                                        : 2 * USEC_S),
                on_born_again);
     e->a = (uint64_t)c->index;
 }

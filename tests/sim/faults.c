@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "clients.h"
 #include "controller.h"
+#include "scripts.h"
 
 enum {
     SUSPEND_LULL_US = 100000,
@@ -363,14 +364,25 @@ static void on_resume(struct sim *s, struct event *e) {
     again->b = e->b;
 }
 
-static void do_drain(struct sim *s) {
-    int node = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+void faults_drain(struct sim *s, int node, usec_t how_long) {
+    sim_count(s, FAULT_drain);
     sim_trace(s, "%s is drained", s->nodes[node].name);
     members_set_state(s, node, NODE_DRAINING);
-    usec_t at = s->now + sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max);
+    usec_t at = s->now + how_long;
     struct event *e = sim_at(s, at, on_resume);
     e->a = (uint64_t)node;
     e->b = (uint64_t)(at + DRAIN_SLOW_US);
+}
+
+static void do_drain(struct sim *s) {
+    int node = (int)rng_below(dice(s), (uint64_t)s->nodes_count);
+    faults_drain(s, node, sim_between(dice(s), 200 * USEC_MS, s->swarm.outage_max));
+}
+
+void faults_cut_orders(struct sim *s, int node, usec_t how_long) {
+    sim_count(s, FAULT_cut_orders);
+    for (int i = 0; i < s->nodes_count; i++)
+        cut_some(s, CUT_ORDERS, i, node, how_long);
 }
 
 static bool any_frozen(const struct sim *s) {
@@ -458,7 +470,7 @@ static void (*const kinds[SIM_COUNTS])(struct sim *) = {
 /* Counted where they happen. */
 static bool counts_itself(enum sim_count what) {
     return what == FAULT_disk_error || what == FAULT_consumer_death || what == FAULT_bit_flip ||
-           what == FAULT_wipe || what >= FAULT_forming_death;
+           what == FAULT_wipe || what == FAULT_drain || what >= FAULT_forming_death;
 }
 
 static void on_fault(struct sim *s, struct event *e) {
@@ -475,6 +487,7 @@ void faults_start(struct sim *s) {
     for (int i = 0; i < SIM_COUNTS; i++)
         if (s->swarm.mean[i] && kinds[i])
             sim_at(s, s->now + sim_between(dice(s), 0, 2 * s->swarm.mean[i]), on_fault)->a = (uint64_t)i;
+    scripts_start(s);
 }
 
 /* Who stands still goes on when its time comes: what waits in its inbox has its place
@@ -484,6 +497,7 @@ void faults_stop(struct sim *s) {
     if (s->swarm.mean[FAULT_join])
         members_join(s);
     s->calm = true;
+    scripts_stop(s);
     s->quiet = false;
     network_heal(s);
     for (int i = 0; i < s->processes_count; i++) {

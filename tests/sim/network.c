@@ -12,6 +12,8 @@
 
 #include "base/check.h"
 #include "base/xalloc.h"
+#include "kept.h"
+#include "scripts.h"
 #include "sim.h"
 
 enum {
@@ -279,7 +281,8 @@ static void send_now(struct sim *s, int from, int to, struct pair *pair, struct 
     int side = to == pair->b;
     usec_t at = s->now + delay(s, from, to);
     bool loose = !s->calm && !m->next && of_replicas(m->type);
-    if (loose && sim_chance(&s->rng, s->swarm.lost)) {
+    bool lost = scripts_lose(s, from, to, m);
+    if (loose && (lost || sim_chance(&s->rng, s->swarm.lost))) {
         sim_count(s, FAULT_message_lost);
         message_free(m);
         return;
@@ -326,6 +329,7 @@ static bool link_good(const struct process *from, int to, const struct pair *pai
 void network_send(struct process *from, int to, struct message *m) {
     struct sim *s = from->sim;
     struct pair *pair = pair_of(s, from->id, to);
+    kept_answer(from, m);
     if (!link_good(from, to, pair)) {
         message_free(m);
         return;

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/xalloc.h"
 #include "clients.h"
+#include "kept.h"
 
 enum { FORM_US_MAX = 30000000, DRAIN_US_MAX = 120000000, LOOK_US = 100000 };
 
@@ -122,6 +123,8 @@ void sim_end(struct sim *s) {
     clients_free(s);
     checker_free(s->checker);
     power_free(s);
+    kept_free(s);
+    free(s->script);
     world_free(s);
     free(s->heap);
     free(s);

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/xalloc.h"
+#include "kept.h"
 
 #define HOSTED_EACH(s, h) for (struct hosted *h = (s)->hosted; h; h = h->hh.next)
 
@@ -80,6 +81,7 @@ static void watch_write(struct process *p, struct hosted *h, const struct replic
         checker_write(p, h->id, &e->entry);
     } else if (e->type == REPLICA_TRUNCATE) {
         sim_count(p->sim, RARE_truncations);
+        kept_cut(p, h->id, e->index);
         sim_trace(p->sim, "%s p%d truncates above %llu", p->name, (int)h->id, (unsigned long long)e->index);
     } else if (e->type == REPLICA_MARK_DAMAGED) {
         sim_count(p->sim, RARE_damaged);
@@ -95,6 +97,7 @@ static void watch_write(struct process *p, struct hosted *h, const struct replic
 bool __real_storage_partition(struct shard *s, struct hosted *h);
 bool __wrap_storage_partition(struct shard *s, struct hosted *h);
 bool __wrap_storage_partition(struct shard *s, struct hosted *h) {
+    kept_opened(process_of(h), h->id);
     bool opened = __real_storage_partition(s, h);
     if (opened && replica_doubtful(h->partition->replica))
         sim_count(process_of(h)->sim, RARE_doubtful);
@@ -113,6 +116,7 @@ void __wrap_storage_checkpoint(struct hosted *h, const struct partition_checkpoi
 void __wrap_storage_checkpoint(struct hosted *h, const struct partition_checkpoint *c) {
     struct process *p = process_of(h);
     if (c->install) {
+        kept_installs(p, h->id);
         sim_count(p->sim, RARE_checkpoints_installed);
         sim_trace(p->sim, "%s p%d installs the checkpoint at %llu", p->name, (int)h->id,
                   (unsigned long long)c->base_index);
@@ -131,7 +135,9 @@ size_t __real_service_led(struct hosted *h, uint64_t epoch, uint64_t *gateways, 
 size_t __wrap_service_led(struct hosted *h, uint64_t epoch, uint64_t *gateways, size_t max);
 size_t __wrap_service_led(struct hosted *h, uint64_t epoch, uint64_t *gateways, size_t max) {
     checker_active(process_of(h), h->id, epoch, replica_applied(h->partition->replica));
-    return __real_service_led(h, epoch, gateways, max);
+    size_t count = __real_service_led(h, epoch, gateways, max);
+    kept_led(process_of(h), h->id, epoch, gateways, count);
+    return count;
 }
 
 void __real_deliver_run(struct hosted *h, const struct mailbox_effect *e);

@@ -7,6 +7,7 @@
 #include "base/body.h"
 #include "base/check.h"
 #include "base/xalloc.h"
+#include "kept.h"
 #include "shard.h"
 
 static struct process *process_of(const struct shard_link *l) {
@@ -188,6 +189,7 @@ void shard_from_gateway(struct sim_link *link, struct message *m) {
         service_on_settle(l, m->partition, m->settle.request, &m->settle.consumer, m->settle.subscription,
                           m->settle.items, m->settle.count);
     } else if (m->type == M_PRESENTED) {
+        kept_presented(((struct sim_shard *)l->shard)->process, m->partition, m->led.epoch, l->id);
         service_on_presented(l, m->partition, m->led.epoch);
     } else if (m->type == M_PURGE) {
         service_on_purge(l, m->partition);

@@ -33,6 +33,7 @@ enum {
     SIM_PUBLISHERS_MAX = 8,
     SIM_CONSUMERS_MAX = 24,
     SIM_HELD_MAX = 64,
+    SIM_GATEWAYS_MAX = 8,
     SIM_NAME_BYTES = 24
 };
 
@@ -43,6 +44,8 @@ struct process;
 struct shard;
 struct controller;
 struct gateway;
+struct script;
+struct kept;
 
 /* ---- counters of what happened: faults by kind, rare branches ---- */
 
@@ -361,6 +364,7 @@ struct process {
     int node, index;
     char name[SIM_NAME_BYTES];
     bool up, restarting;
+    uint64_t restart;    /* number of the restart event that counts */
     usec_t frozen_until; /* world's time */
     uint64_t incarnation;
     bool turn_due;
@@ -433,7 +437,11 @@ enum sim_cut { CUT_ALL, CUT_SHARDS, CUT_ORDERS, CUT_CLIENTS, CUTS };
     X(sets)      /* replicas on the move, and neither set whole */                                           \
     X(clients)   /* limits, leases, dead letters */                                                          \
     X(mailboxes) /* made, updated, purged, deleted; subscriptions too */                                     \
-    X(big)       /* bigger and longer, anything */
+    X(big)       /* bigger and longer, anything */                                                           \
+    /* directed: scripts.c */                                                                                \
+    X(figure8)    /* an entry of an older epoch on a majority (Raft's figure 8) */                           \
+    X(two_sets)   /* while both sets count, one of them hears nothing, and the others die */                 \
+    X(late_fence) /* a leader that is no more reaches who knows that */
 
 enum theme {
 #define X(name) THEME_##name,
@@ -496,6 +504,8 @@ struct sim {
     struct checker *checker;
     struct branches *branches; /* NULL: not watched */
     struct power *power;       /* NULL: nobody's was lost yet */
+    struct kept *kept;         /* NULL: nothing was answered yet */
+    struct script *script;     /* NULL: nothing is directed */
     struct sim_result result, *out;
 };
 

@@ -10,11 +10,12 @@
 #include "sim.h"
 
 enum {
-    BIG_OF_10000 = 200, /* seeds that are bigger and longer */
-    LIKELY = 7000,      /* a kind of fault in a seed of its theme, of 10000 */
-    SELDOM_DIVISOR = 3, /* in a seed of another theme: that much seldomer on */
-    SMALL_PACE = 6,     /* small worlds: that much more often */
-    THEMED_PACE = 2     /* kinds of the theme: once more that much */
+    BIG_OF_10000 = 200,      /* seeds that are bigger and longer */
+    LIKELY = 7000,           /* a kind of fault in a seed of its theme, of 10000 */
+    SELDOM_DIVISOR = 3,      /* in a seed of another theme: that much seldomer on */
+    DIRECTED_OF_10000 = 200, /* seeds that follow a script */
+    SMALL_PACE = 6,          /* small worlds: that much more often */
+    THEMED_PACE = 2          /* kinds of the theme: once more that much */
 };
 
 #define IN(name) (1u << THEME_##name)
@@ -180,10 +181,37 @@ static void draw_big(struct sim *s) {
     w->busy = between(s, 8 * USEC_S, 30 * USEC_S);
 }
 
+/* One partition of three copies, much published, and no faults but the script's. */
+static void draw_directed(struct sim *s) {
+    struct swarm *w = &s->swarm;
+    s->nodes_count = w->theme == THEME_two_sets ? 4 : 3;
+    s->shards_per_node = 1;
+    s->rebuild_grace = 10 * USEC_S;
+    w->busy = between(s, 4 * USEC_S, 6 * USEC_S);
+    w->boxes_max = w->partitions_max = 1;
+    w->publishers_more = 1;
+    w->publish_min = 2 * USEC_MS;
+    w->publish_max = 15 * USEC_MS;
+    w->append_entries = 1;
+    if (w->theme == THEME_late_fence) { /* there is always something to deliver */
+        w->publish_min = USEC_MS;
+        w->publish_max = 4 * USEC_MS;
+        w->mean[FAULT_consumer_death] = between(s, 20 * USEC_MS, 100 * USEC_MS);
+    }
+}
+
+/* Seldom, and by the seed alone: the others' draws stay as they are. */
+static bool directed(const struct sim *s) {
+    struct rng own = {s->seed ^ 0x9E6C63D0876A9A47u};
+    return sim_chance(&own, DIRECTED_OF_10000);
+}
+
 void swarm_draw(struct sim *s) {
     struct swarm *w = &s->swarm;
     *w = (struct swarm){.victim = -1};
     w->theme = sim_chance(&s->rng, BIG_OF_10000) ? THEME_big : (enum theme)rng_below(&s->rng, THEME_big);
+    if (directed(s))
+        w->theme = (enum theme)(THEME_big + 1 + rng_below(&s->rng, THEMES - THEME_big - 1));
     if (forced >= 0)
         w->theme = (enum theme)forced;
     if (w->theme == THEME_big)
@@ -197,5 +225,8 @@ void swarm_draw(struct sim *s) {
     if (w->theme == THEME_leaders || sim_chance(&s->rng, 1000))
         w->append_entries = 1 + rng_below(&s->rng, 3);
     draw_speed(s);
-    draw_rates(s);
+    if (w->theme > THEME_big)
+        draw_directed(s);
+    else
+        draw_rates(s);
 }

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/xalloc.h"
+#include "scripts.h"
 #include "sim.h"
 
 enum {
@@ -420,18 +421,23 @@ static void free_self(struct process *p) {
 
 static void on_restart(struct sim *s, struct event *e) {
     struct process *p = e->ptr;
+    if (e->a != p->restart)
+        return; /* another one has taken its place */
     p->restarting = false;
     if (s->nodes[p->node].on && !p->up)
         process_start(p);
 }
 
-static void restart_later(struct process *p) {
-    if (p->restarting)
-        return;
+static void restart_in(struct process *p, usec_t wait) {
     p->restarting = true;
-    usec_t wait = sim_between(&p->sim->rng, RESTART_US_MIN, RESTART_US_MAX);
     struct event *e = sim_at(p->sim, p->sim->now + wait, on_restart);
     e->ptr = p;
+    e->a = ++p->restart;
+}
+
+static void restart_later(struct process *p) {
+    if (!p->restarting)
+        restart_in(p, sim_between(&p->sim->rng, RESTART_US_MIN, RESTART_US_MAX));
 }
 
 void process_start(struct process *p) {
@@ -474,15 +480,32 @@ static void end(struct process *p, bool power) {
     network_process_down(p, power);
 }
 
-void process_kill(struct process *p, const char *why) {
+static void kill_for(struct process *p, const char *why, usec_t how_long) {
     if (!p->up)
         return;
     sim_trace(p->sim, "%s dies: %s", p->name, why);
     end(p, false);
-    restart_later(p);
+    if (how_long)
+        restart_in(p, how_long);
+    else
+        restart_later(p);
     struct process *own = sim_controller(p->sim, p->node);
     if (p->kind == PROCESS_SHARD && own->up)
         controller_own_gone(own, p->index);
+}
+
+void process_kill(struct process *p, const char *why) {
+    kill_for(p, why, 0);
+}
+
+void process_kill_for(struct process *p, const char *why, usec_t how_long) {
+    sim_count(p->sim, FAULT_kill_shard);
+    kill_for(p, why, how_long);
+}
+
+void process_revive(struct process *p) {
+    if (!p->up && p->restarting)
+        restart_in(p, sim_between(&p->sim->rng, 0, RESTART_US_MIN));
 }
 
 void process_freeze(struct process *p, usec_t how_long) {

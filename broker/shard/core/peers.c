@@ -146,7 +146,7 @@ static void add_fence(struct fencing *f, uint64_t partition, uint64_t promise) {
  * the one by which somebody leads. */
 void peers_fence(struct hosted *h) {
     struct fencing f = {.shard = h->shard};
-    if (MUTATED(fences_known_leader) && !(f.to = peers_find(h->shard, h->record.leader)))
+    if (MUTATED(fences_not_told))
         return;
     add_fence(&f, h->id, replica_promise(h->partition->replica));
     send_fences(&f);
