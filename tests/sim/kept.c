@@ -12,15 +12,18 @@
 #include "clients.h"
 #include "kept.h"
 
+enum { GATEWAYS_MAX = 8 }; /* of a small world */
+
 struct answered {  /* by a process for a partition */
     member_t self; /* another one after its disk was replaced */
     uint64_t promise, last;
+    uint64_t installed; /* by this sync at the earliest: the checkpoint that it took last */
 };
 
 struct inherited { /* by the newest leader of a partition */
     uint64_t epoch, offset;
     usec_t until;
-    uint64_t gateways[SIM_GATEWAYS_MAX]; /* links; 0: has presented */
+    uint64_t gateways[GATEWAYS_MAX]; /* links; 0: has presented */
     size_t count;
 };
 
@@ -71,6 +74,10 @@ void kept_answer(struct process *p, const struct message *m) {
     } else if (m->type == M_APPENDED && m->appended.status == REPLICA_APPEND_STORED) {
         stored(p, m->partition, m->appended.verified);
     } else if (m->type == M_PIECED && m->pieced.done) {
+        if (p->syncs_done < answered(p, m->partition)->installed)
+            sim_violation(p->sim, "durable",
+                          "p%d: %s says that it has the checkpoint at %llu, not yet synced",
+                          (int)m->partition, p->name, (unsigned long long)m->pieced.base_index);
         stored(p, m->partition, m->pieced.base_index);
     }
 }
@@ -86,6 +93,7 @@ void kept_opened(struct process *p, uint64_t partition) {
     if (jp.promise < a->promise)
         sim_violation(p->sim, "fenced", "p%d: %s promised epoch %llu, and knows of %llu only", (int)partition,
                       p->name, (unsigned long long)a->promise, (unsigned long long)jp.promise);
+    a->installed = 0;
     if (jp.dropped)
         a->last = 0;
     else if (jp.last_index < a->last)
@@ -107,8 +115,10 @@ void kept_cut(struct process *p, uint64_t partition, uint64_t index) {
 
 /* All anew: a checkpoint takes the place of its log. */
 void kept_installs(struct process *p, uint64_t partition) {
-    if (watched(p))
-        answered(p, partition)->last = 0;
+    if (!watched(p))
+        return;
+    answered(p, partition)->last = 0;
+    answered(p, partition)->installed = p->syncs_begun + 1;
 }
 
 /* ---- what a new leader inherits ---- */
@@ -120,7 +130,7 @@ void kept_led(struct process *p, uint64_t partition, uint64_t epoch, const uint6
     *i = (struct inherited){.epoch = epoch,
                             .offset = checker_next_offset(p->sim, partition),
                             .until = p->sim->now + p->sim->failure_timeout};
-    for (; i->count < count && i->count < SIM_GATEWAYS_MAX; i->count++)
+    for (; i->count < count && i->count < GATEWAYS_MAX; i->count++)
         i->gateways[i->count] = gateways[i->count];
 }
 

@@ -33,7 +33,6 @@ enum {
     SIM_PUBLISHERS_MAX = 8,
     SIM_CONSUMERS_MAX = 24,
     SIM_HELD_MAX = 64,
-    SIM_GATEWAYS_MAX = 8,
     SIM_NAME_BYTES = 24
 };
 
@@ -382,7 +381,7 @@ struct process {
     uint64_t starts;
     struct journal_job *queued, *running;
     bool syncing; /* written, and not yet synced */
-    uint64_t synced_ticket, written_ticket;
+    uint64_t synced_ticket, written_ticket, syncs_begun, syncs_done;
     bool synced_posted, written_posted, storage_failed;
     uint64_t disk_failures; /* of storage: what was written and not synced may be lost */
 

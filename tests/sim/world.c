@@ -278,6 +278,7 @@ static void on_disk_synced(struct sim *s, struct event *e) {
     (void)s;
     mem_disk_sync_deferred(p->disk);
     p->syncing = false;
+    p->syncs_done = p->syncs_begun;
     if (p->queued)
         start_jobs(p);
     if (p->synced_posted)
@@ -319,6 +320,7 @@ static void start_jobs(struct process *p) {
     }
     p->running = p->queued;
     p->queued = NULL;
+    p->syncs_begun++;
     usec_t writes = (usec_t)rng_below(&p->sim->rng, (uint64_t)takes);
     sim_at_process(p, p->sim->now + writes, on_disk_written)->a = (uint64_t)(p->sim->now + takes);
 }
