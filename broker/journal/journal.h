@@ -188,8 +188,8 @@ struct journal_checkpoint {
     uint64_t base_index; /* not below the base there is */
     uint64_t base_epoch;
     /* Batches at or below the base that are still needed, ascending. Each must be
-     * held by the journal: in its log, live, or staged. epoch 0: whichever it
-     * holds; with `install` name it. */
+     * held by the journal: in its log or live; with `install` also staged. epoch 0:
+     * whichever it holds; with `install` name it. */
     const struct journal_live *live;
     size_t live_count;
     struct body *body; /* opaque; NULL: empty */

@@ -344,14 +344,20 @@ static void count_torn(struct recover *r) {
 
 /* ---- the whole ---- */
 
+/* A header that cannot be read may have said a later start. Each start begins a
+ * segment of its own, so none was ever above the newest segment's number. */
 static uint64_t next_start(const struct recover *r) {
     uint64_t start = 0;
+    bool unread = false;
     for (size_t i = 0; i < r->count; i++) {
         const struct recover_file *f = r->files[i];
-        if (f->header_right && f->state != FILE_FOREIGN && f->header.start > start)
+        bool ours = f->header_right && f->state != FILE_FOREIGN;
+        unread |= !ours;
+        if (ours && f->header.start > start)
             start = f->header.start;
     }
-    return start + 1;
+    uint64_t above_all = fresh_number(r);
+    return unread && start < above_all ? above_all : start + 1;
 }
 
 static void forget_files(struct recover *r) {

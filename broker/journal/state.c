@@ -289,8 +289,10 @@ static bool same_epoch(const struct slot *slot, uint64_t epoch) {
     return slot && (epoch == 0 || slot->epoch == epoch);
 }
 
-static const struct slot *resolve(const struct partition *p, const struct journal_live *want) {
-    const struct live_slot *staged = live_find(&p->staged, want->index);
+/* The log's own checkpoint names only what the log holds: what is staged besides stays
+ * apart, or two slots would refer to one record and reclaim would move only one. */
+static const struct slot *resolve(const struct partition *p, const struct journal_live *want, bool install) {
+    const struct live_slot *staged = install ? live_find(&p->staged, want->index) : NULL;
     if (staged && same_epoch(&staged->slot, want->epoch))
         return &staged->slot;
     const struct slot *own = partition_slot(p, want->index);
@@ -302,7 +304,7 @@ bool partition_resolve(const struct partition *p, const struct journal_checkpoin
     if (c->live_count)
         xgrow(&out->items, &out->capacity, c->live_count, sizeof *out->items);
     for (size_t i = 0; i < c->live_count; i++) {
-        const struct slot *slot = resolve(p, &c->live[i]);
+        const struct slot *slot = resolve(p, &c->live[i], c->install);
         if (!slot) {
             free(out->items);
             *out = (struct live_list){0};

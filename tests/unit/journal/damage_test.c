@@ -325,3 +325,39 @@ Test(boot, is_kept_until_dropped) {
     cr_assert(journal_get(r.journal, A, &p) && p.boot == 0 && p.promise == 2);
     rig_free(&r);
 }
+
+/* How often it was opened stays ahead of all that was said before: what was found
+ * damaged is told apart by it, and a disk that was rolled back is known by it. */
+static void start_grows(size_t spoilt_from_newest) {
+    struct rig r;
+    rig_new(&r);
+    cr_assert_eq(rig_open(&r), ERR_OK);
+    for (uint64_t i = 1; i <= 3; i++) {
+        rig_entry(&r, A, 1, i, 50);
+        rig_sync(&r);
+        journal_prove(r.journal);
+        rig_reopen(&r);
+    }
+    for (int round = 0; round < 4; round++) {
+        uint64_t was = r.recovered.start;
+        size_t spoilt = 0, size;
+        rig_close(&r);
+        for (size_t f = mem_disk_count(r.disk); f-- > 0 && spoilt < spoilt_from_newest;)
+            if (is_segment(mem_disk_name(r.disk, f))) {
+                mem_disk_bytes(r.disk, mem_disk_name(r.disk, f), &size)[33] ^= 1;
+                spoilt++;
+            }
+        cr_assert_eq(rig_open(&r), ERR_OK);
+        cr_assert(spoilt && !r.recovered.lost);
+        cr_assert(r.recovered.start > was, "%d behind %d", (int)r.recovered.start, (int)was);
+    }
+    rig_free(&r);
+}
+
+Test(damage, starts_are_counted_on_from_a_bad_header) {
+    start_grows(1);
+}
+
+Test(damage, starts_are_counted_on_if_all_headers_are_bad) {
+    start_grows(100);
+}

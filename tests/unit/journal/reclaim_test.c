@@ -346,6 +346,37 @@ Test(checkpoint, installing_is_one_step) {
     }
 }
 
+/* A copy that takes a checkpoint goes on making its own, of what its log has: the same
+ * batches are there twice then, and each is carried by itself. */
+Test(checkpoint, its_own_names_nothing_staged) {
+    struct rig r;
+    struct journal_partition p;
+    static const uint64_t live[] = {2};
+    start(&r);
+    fill(&r, 1, 1, 1);
+    rig_entry(&r, 1, 1, 2, 100);
+    fill(&r, 1, 3, 6);
+    struct body *b = rig_body(1, 1, 2, 100);
+    journal_write_staged(r.journal, 1, 1, 2, TYPE_BATCH, b);
+    body_drop(b);
+    fill(&r, 1, 7, 20);
+    checkpoint(&r, 1, 20, live, 1);
+    fill(&r, 1, 21, 40);
+    checkpoint(&r, 1, 40, live, 1);
+    rig_sync(&r);
+    journal_prove(r.journal);
+    rig_sync(&r);
+    rig_reclaim(&r, NULL, NULL);
+    cr_assert(journal_get(r.journal, 1, &p) && !p.damaged, "lost what was there twice");
+    journal_forget_staged(r.journal, 1);
+    rig_reclaim(&r, NULL, NULL);
+    cr_assert(rig_has(&r, 1, 1, 2, 100));
+    rig_reopen(&r);
+    cr_assert(journal_get(r.journal, 1, &p) && !p.damaged);
+    cr_assert(rig_has(&r, 1, 1, 2, 100));
+    rig_free(&r);
+}
+
 Test(checkpoint, staged_ones_can_be_let_go) {
     struct rig r;
     start(&r);
