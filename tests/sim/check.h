@@ -5,7 +5,7 @@
 
 #include "clients.h"
 
-enum { GENERATIONS_MAX = 64, STATE_EVERY = 64, DROP_REASON_PURGED = 3 /* as the mailbox's log has it */ };
+enum { GENERATIONS_MAX = 256, STATE_EVERY = 64, DROP_REASON_PURGED = 3 /* as the mailbox's log has it */ };
 
 struct written { /* an entry that some replica has stored */
     uint64_t epoch;
