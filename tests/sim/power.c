@@ -61,9 +61,10 @@ static void begin(struct sim *s) {
     s->power->lost = xcalloc(s->partitions_max + 1, sizeof(bool));
 }
 
+/* As far as the clients know the mailbox: one that is just being made may be. */
 static bool written(struct sim *s, uint64_t partition) {
     const struct box *b = clients_box_of(s, partition);
-    return b && b->settings.durability == DURABILITY_WRITTEN;
+    return !b || b->settings.durability == DURABILITY_WRITTEN;
 }
 
 /* Before the processes end: they know the newest records. */
@@ -86,7 +87,8 @@ void power_whole(struct process *p, uint64_t partition) {
 }
 
 bool power_may_lose(struct sim *s, uint64_t partition) {
-    return s->power && (s->power->lost[partition] || any_majority_shaky(s, partition));
+    return s->power && written(s, partition) &&
+           (s->power->lost[partition] || any_majority_shaky(s, partition));
 }
 
 /* An epoch has begun: what it has is not lost by what was before. Its record is kept:
